@@ -1,0 +1,36 @@
+"""Which layers of a pretrained network know where they are, and how much comes from padding?
+
+    result = probe.run("tf_efficientnet_lite0")
+    result.table, result.maps, result.certificates
+    result.plot_layers(), result.plot_maps(), result.to_html("report.html")
+
+The command ``probe run`` does the same and writes reports.
+"""
+
+from .backbones import Backbone, available, load_backbone
+from .borders import padding
+from .certificates import Certificate
+from .errors import ProbeError, ProbeWarning
+from .results import Result, load
+from .runner import run
+from .stimuli import Stimuli
+from .targets import TARGETS
+from .variants import VARIANTS
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TARGETS",
+    "VARIANTS",
+    "Backbone",
+    "Certificate",
+    "ProbeError",
+    "ProbeWarning",
+    "Result",
+    "Stimuli",
+    "available",
+    "load",
+    "load_backbone",
+    "padding",
+    "run",
+]

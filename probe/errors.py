@@ -1,0 +1,42 @@
+"""What Probe says when it can't go on, or when a result needs a caution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ProbeError(ValueError):
+    """A request that can't be met, explained in one sentence to the person who made it.
+
+    The command prints it and exits with status 2.
+    """
+
+
+class ProbeWarning(UserWarning):
+    """A caution that a reader of the result should know about."""
+
+
+def one_of(value: str, known: Iterable[str], what: str) -> str:
+    """Return ``value`` if it is among ``known``, else raise with the near matches.
+
+    Parameters
+    ----------
+    value : str
+        The name that was given.
+    known : iterable of str
+        The names that exist.
+    what : str
+        What the name names, for the message: "target", "variant", …
+
+    Raises
+    ------
+    ProbeError
+        If ``value`` is not known.
+    """
+    names = list(known)
+    if value in names:
+        return value
+    near = get_close_matches(str(value), names, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ProbeError(f"unknown {what} {value!r}: expected one of {', '.join(names)}.{hint}")

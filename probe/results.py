@@ -1,0 +1,464 @@
+"""Results: the tidy table, the mean maps, certificates and provenance of a run; save and load."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import os
+import shlex
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .certificates import Certificate
+from .errors import ProbeError
+from .layers import Layer
+from .targets import layer_targets
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = [
+    *("model", "weights", "variant", "stimuli", "readout"),
+    *("layer", "depth", "channels", "height", "width", "target"),
+    *("metric", "value", "low", "high"),
+]
+"""Columns of a result's table."""
+
+KNOWS = 0.5
+"""SPC from which the verdict says that a layer knows a target."""
+
+Condition = tuple[str, str]
+"""Weights and variant."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found out about one backbone.
+
+    Attributes
+    ----------
+    table : DataFrame
+        Tidy: one row per score, with columns :data:`COLUMNS`. ``metric`` is ``spc``, ``mae`` or
+        ``r2``; ``value`` is its mean over test images, ``low`` and ``high`` bound its 95 %
+        bootstrap interval; ``depth`` counts the probed layers in order of execution.
+    maps : dict
+        Mean predicted map over test images, float32 of shape (h, w) with at most 28 places each
+        way, by (weights, variant, layer, target).
+    certificates : dict
+        :class:`~probe.certificates.Certificate` by (weights, variant).
+    provenance : dict
+        Options, versions, origin and SHA-256 of the weights, regularisation, cautions, times.
+    """
+
+    table: pd.DataFrame
+    maps: dict[tuple[str, str, str, str], NDArray[np.float32]]
+    certificates: dict[Condition, Certificate]
+    provenance: dict[str, Any]
+
+    # ------------------------------------------------------------ what it says
+
+    @property
+    def model(self) -> str:
+        """Name of the backbone."""
+        return str(self.provenance["options"]["model"])
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the probed layers in order of execution."""
+        return list(dict.fromkeys(self.table.sort_values("depth", kind="stable")["layer"]))
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the targets."""
+        return list(self.provenance["options"]["targets"])
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """Every (weights, variant) of the run, in the order asked for."""
+        return list(self.certificates)
+
+    def true_map(self, layer: str, target: str) -> NDArray[np.float64]:
+        """Return the target that a layer's readout was fitted to, shape (h, w), in [0, 1].
+
+        Raises
+        ------
+        ProbeError
+            If the layer was not probed or there is no such target.
+        """
+        rows = self.table[self.table["layer"] == layer]
+        if rows.empty:
+            raise ProbeError(
+                f"layer {layer!r} was not probed: expected one of {', '.join(self.layers)}"
+            )
+        row = rows.iloc[0]
+        size = tuple(self.provenance["options"]["image_size"])
+        seen = Layer(layer, 1, 1, int(row["height"]), int(row["width"]), "NCHW", 0, size)
+        return layer_targets([target], size, seen.rows, seen.columns)[0]
+
+    def verdict(self) -> list[str]:
+        """Say in sentences what the run found: the strongest first, cautions after."""
+        return _verdict(self)
+
+    def command(self) -> str:
+        """Return the command that repeats the run; for a module, the call."""
+        return _command(self.provenance)
+
+    # ------------------------------------------------------------ pictures
+
+    def plot_layers(self, metric: str = "spc") -> Figure:
+        """Plot the score by depth, a panel for each target, with interval bands.
+
+        Parameters
+        ----------
+        metric : str
+            ``spc``, ``mae`` or ``r2``.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from .report.figures import plot_layers
+
+        return plot_layers(self, metric)
+
+    def plot_maps(self, layer: str | None = None) -> Figure:
+        """Plot the mean predicted maps beside the true ones.
+
+        Parameters
+        ----------
+        layer : str, optional
+            Which layer; by default the one with the highest SPC of the first weights and variant.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from .report.figures import plot_maps
+
+        return plot_maps(self, layer)
+
+    def _repr_html_(self) -> str:
+        from .report import html
+
+        return html.fragment(self)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report: one HTML file that needs nothing else.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Returns
+        -------
+        Path
+            Where it is.
+
+        Raises
+        ------
+        ProbeError
+            If the file can't be written.
+        """
+        from .report import html
+
+        path = Path(path)
+        write_files(path.parent, {path.name: html.page(self).encode()})
+        return path
+
+    # ------------------------------------------------------------ files
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``scores.csv``, ``scores.parquet``, ``maps.npz`` and ``run.json``.
+
+        Each file is complete or not there; ``run.json``, without which nothing counts as a
+        result, comes last.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if missing.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        ProbeError
+            If it can't be written.
+        """
+        write_files(Path(folder), self._files())
+        return Path(folder)
+
+    def _files(self) -> dict[str, bytes]:
+        arrays, parquet = io.BytesIO(), io.BytesIO()
+        np.savez_compressed(arrays, **{"/".join(key): value for key, value in self.maps.items()})
+        self.table.to_parquet(parquet, index=False)
+        record = {
+            **self.provenance,
+            "certificates": [
+                {"weights": weights, "variant": variant, **dataclasses.asdict(certificate)}
+                for (weights, variant), certificate in self.certificates.items()
+            ],
+        }
+        return {
+            "scores.csv": self.table.to_csv(index=False).encode(),
+            "scores.parquet": parquet.getvalue(),
+            "maps.npz": arrays.getvalue(),
+            "run.json": json.dumps(_plain(record), indent=1, ensure_ascii=False).encode() + b"\n",
+        }
+
+
+def load(folder: str | Path) -> Result:
+    """Read a result that :meth:`Result.save` or ``probe run`` wrote.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    ProbeError
+        If the folder does not hold a complete result.
+    """
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        table = pd.read_parquet(folder / "scores.parquet")
+        with np.load(folder / "maps.npz", allow_pickle=False) as arrays:
+            maps = {tuple(key.rsplit("/", 3)): arrays[key] for key in arrays.files}
+        certificates = {}
+        for entry in record.pop("certificates"):
+            condition = (entry.pop("weights"), entry.pop("variant"))
+            entry["shift"] = tuple(entry["shift"])
+            entry["residual"] = _number(entry["residual"])
+            entry["layers"] = {k: _number(v) for k, v in entry["layers"].items()}
+            certificates[condition] = Certificate(**entry)
+    except FileNotFoundError as error:
+        missing = Path(str(error.filename)).name
+        raise ProbeError(f"{folder} holds no result of a run: {missing} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ProbeError(f"the result in {folder} can't be read: {error}") from error
+    return Result(table, maps, certificates, record)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files whole: all to temporary names first, then each moved to its place in order.
+
+    Raises
+    ------
+    ProbeError
+        If there is no room or permission; nothing is left half-written.
+    """
+    waiting: list[tuple[str, Path]] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mask = os.umask(0)
+        os.umask(mask)
+        for name, content in files.items():
+            descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+            waiting.append((temporary, folder / name))
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~mask)
+        while waiting:
+            os.replace(*waiting[0])
+            waiting.pop(0)
+    except OSError as error:
+        raise ProbeError(
+            f"can't write to {str(folder)!r}: {error.strerror or error}; "
+            "choose another output folder"
+        ) from error
+    finally:
+        for temporary, _ in waiting:
+            Path(temporary).unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- words
+
+
+def short_name(weights: str) -> str:
+    """Weights as figures name them: the file's name of a path."""
+    return Path(weights).name if "/" in weights or "\\" in weights else weights
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """Write a score with its interval: ``0.98 [0.97, 0.99]``."""
+    if math.isnan(low) or math.isnan(high):
+        return _signed(value)
+    return f"{_signed(value)} [{_signed(low)}, {_signed(high)}]"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:.2f}".replace("-0.00", "0.00")
+    return text.replace("-", "−")
+
+
+def _spc(result: Result) -> pd.DataFrame:
+    rows = result.table[result.table["metric"] == "spc"]
+    return rows.set_index(["weights", "variant", "layer", "target"])[["value", "low", "high"]]
+
+
+_KNOWLEDGE = {
+    "horizontal": "its horizontal position",
+    "vertical": "its vertical position",
+    "gaussian": "its distance from the centre",
+    "horizontal_stripes": "the horizontal stripes",
+    "vertical_stripes": "the vertical stripes",
+}
+
+
+def _verdict(result: Result) -> list[str]:
+    spc = _spc(result)
+    conditions = result.conditions
+    weights = list(dict.fromkeys(w for w, _ in conditions))
+    variants = list(dict.fromkeys(v for _, v in conditions))
+    reference = "original" if "original" in variants else variants[0]
+    removal = next((v for v in ("circular", *variants) if v in variants and v != reference), None)
+    sentences = []
+
+    for w in weights:
+        mine = spc.loc[(w, reference)]
+        layer, target = mine["value"].idxmax()
+        best = mine.loc[(layer, target)]
+        who = f"{layer} ({short_name(w)} weights)" if len(weights) > 1 else layer
+        score = interval(*best)
+        if best["low"] > 0 and best["value"] >= KNOWS:
+            text = f"{who} knows {_KNOWLEDGE[target]}: SPC {score}"
+        elif best["low"] > 0:
+            text = f"{who} hints at {_KNOWLEDGE[target]}: SPC {score}, the highest of all layers"
+        else:
+            text = f"No layer shows position under {short_name(w)} weights: highest SPC {score}"
+        if removal is not None:
+            bare = spc.loc[(w, removal, layer, target)]
+            how = "without padding" if removal == "circular" else f"with {removal} padding"
+            text += f"; {how} {interval(*bare)}"
+        sentences.append(text + ".")
+
+    for w in weights if removal is not None else ():
+        gone = spc.loc[(w, removal)]
+        holds = int(((gone["low"] <= 0) & (gone["high"] >= 0)).sum())
+        extreme = float(gone["value"].abs().max())
+        who = f"{short_name(w)} weights" if len(weights) > 1 else "the network"
+        sentences.append(
+            f"With {removal} padding {who} leave{'s' * (len(weights) == 1)} "
+            f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target; "
+            f"{holds} of {len(gone)} intervals contain 0."
+        )
+
+    for (w, v), certificate in result.certificates.items():
+        if v == reference == "original":
+            continue
+        who = f"{v}, {short_name(w)} weights"
+        if certificate.passes:
+            sentences.append(
+                f"Certificate of {who}: passes, equivariance residual "
+                f"{certificate.residual:.1e} ≤ {certificate.threshold:.0e}."
+            )
+        elif v == "circular":
+            sentences.append(
+                f"Certificate of {who}: fails ({certificate.reason}); "
+                "position that this variant still shows is not ruled out to be padding's."
+                if math.isnan(certificate.residual)
+                else f"Certificate of {who}: fails, equivariance residual "
+                f"{certificate.residual:.1e}: {certificate.reason}. A source of position is left."
+            )
+    sentences += _random_beats_trained(result, spc, weights, reference)
+    return sentences
+
+
+def _random_beats_trained(
+    result: Result, spc: pd.DataFrame, weights: Iterable[str], reference: str
+) -> list[str]:
+    """A network that was never trained may encode more position; a reader must not miss it."""
+    trained = [w for w in weights if w != "random"]
+    if "random" not in weights or not trained:
+        return []
+    sentences = []
+    for w in trained:
+        more = [
+            (layer, target)
+            for layer in result.layers
+            for target in result.targets
+            if spc.loc[("random", reference, layer, target), "low"]
+            > spc.loc[(w, reference, layer, target), "high"]
+        ]
+        if not more:
+            continue
+        gain = {
+            k: spc.loc[("random", reference, *k), "value"] - spc.loc[(w, reference, *k), "value"]
+            for k in more
+        }
+        layer, target = max(gain, key=gain.__getitem__)
+        ours = interval(*spc.loc[("random", reference, layer, target)])
+        theirs = interval(*spc.loc[(w, reference, layer, target)])
+        count = len(result.layers) * len(result.targets)
+        sentences.append(
+            f"Caution: random weights encode more position than {short_name(w)} ones in "
+            f"{len(more)} of {count} layers and targets, most at {layer}, {target}: "
+            f"SPC {ours} against {theirs}. There, position owes nothing to training."
+        )
+    return sentences
+
+
+def _command(provenance: Mapping[str, Any]) -> str:
+    options = provenance["options"]
+    if provenance.get("module") or options["stimuli"] == "tensor":
+        names = ("variants", "layers", "targets", "train_images", "test_images", "image_size")
+        names += ("batch_size", "readout", "seed", "device")
+        rest = ", ".join(f"{k}={options[k]!r}" for k in names)
+        stimuli = "images" if options["stimuli"] == "tensor" else repr(options["stimuli"])
+        if provenance.get("module"):
+            return f"probe.run(module, name={options['model']!r}, stimuli={stimuli}, {rest})"
+        return (
+            f"probe.run({options['model']!r}, weights={options['weights']!r}, "
+            f"stimuli={stimuli}, {rest})"
+        )
+    words = ["probe", "run", options["model"]]
+    for key, value in options.items():
+        if key == "model":
+            continue
+        values = value if isinstance(value, list) else [value]
+        flag = f"--{key.replace('_', '-')}"
+        if key == "image_size":
+            words += [flag, "x".join(map(str, dict.fromkeys(values)))]
+        elif all("," not in str(v) for v in values):
+            words += [flag, ",".join(map(str, values))]
+        else:
+            words += [word for v in values for word in (flag, str(v))]
+    return shlex.join(words)
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value into what JSON knows; NaN and infinities into strings."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    convert: Callable[[], Any] | None = getattr(value, "item", None)
+    return convert() if callable(convert) else value
+
+
+def _number(value: Any) -> float:
+    return float(value)

@@ -1,0 +1,497 @@
+"""The main job: one backbone, every weights × variant × layer × target, in two passes over images."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import scores
+from .backbones import Backbone, input_size, known_model, load_backbone, pick_device
+from .certificates import Certificate, certify
+from .errors import ProbeError, ProbeWarning, one_of
+from .layers import Layer, Taps, evaluating, tap, total_stride
+from .moments import Moments, pilot_origin
+from .readouts import Readout, fit_ridge
+from .results import COLUMNS, Result
+from .stimuli import Leaves, Stimuli, open_stimuli
+from .targets import TARGETS, layer_targets
+from .variants import VARIANTS, running
+
+READOUTS: tuple[str, ...] = ("ridge",)
+"""Names of the readouts."""
+
+FOLDS = 4
+"""Folds of training images for cross-validation."""
+
+CERTIFICATE_IMAGES = 2
+
+_DEFAULT_WEIGHTS = ("pretrained", "random")
+_MOMENTS_BYTES = 2 * 2**30  # of float64 sums held at a time
+
+
+@dataclass
+class _Condition:
+    """One weights × variant on its way through the run."""
+
+    backbone: Backbone
+    variant: str
+    moments: dict[str, list[Moments]] = field(default_factory=dict)
+    readouts: dict[str, Readout] = field(default_factory=dict)
+    predictions: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return f"{self.backbone.name}, {self.backbone.weights} weights, {self.variant}"
+
+
+def run(
+    model: str | nn.Module,
+    weights: str | Path | Sequence[str | Path] = _DEFAULT_WEIGHTS,
+    variants: str | Sequence[str] = ("original", "circular"),
+    layers: str | Sequence[str] = "stages",
+    targets: str | Sequence[str] = TARGETS,
+    stimuli: str | Path | Tensor | Stimuli = "leaves",
+    train_images: int = 256,
+    test_images: int = 64,
+    image_size: int | tuple[int, int] | None = None,
+    batch_size: int = 32,
+    readout: str = "ridge",
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+    *,
+    name: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Result:
+    """Measure how much absolute position each layer of a backbone encodes.
+
+    Images stream once through every weights × variant; each layer's features are reduced to
+    position moments at once, from which a readout is fitted for every target. A second, smaller
+    set of images scores the readouts. A certificate measures for each weights × variant whether
+    the network is translation equivariant, so that it has no position to give.
+
+    The model comes back as it was: hooks, train/eval modes, weights and random generators.
+
+    Parameters
+    ----------
+    model : str or Module
+        A timm name, or any module that maps images (B, 3, H, W).
+    weights : str or sequence of str
+        ``pretrained``, ``random``, or paths of ``.safetensors`` or ``.pth`` files. The weights of
+        a module are its own, called ``given``.
+    variants : str or sequence of str
+        ``original``, ``zeros``, ``reflect``, ``replicate``, ``circular``: whose border rule to
+        run the backbone with, see :func:`probe.padding`.
+    layers : str or sequence of str
+        ``stages``, ``blocks``, ``convs``, or module names and globs, see
+        :func:`probe.layers.choose_layers`.
+    targets : str or sequence of str
+        Any of :data:`probe.TARGETS`.
+    stimuli : str, Path, Tensor or Stimuli
+        ``leaves``, ``noise``, ``pink``, ``black``, ``white``, a folder of photographs, or a
+        tensor (N, 3, H, W) in [0, 1], of which the first are for training, the next for testing.
+    train_images, test_images : int
+        How many images to fit the readouts on (at least 2) and to score them on (at least 1; an
+        interval takes 2).
+    image_size : int or (int, int), optional
+        Pixels, one number or height and width. By default timm's size for the model, rounded up
+        to a multiple of its total stride, without which no torus of its layers closes.
+    batch_size : int
+        Images per forward pass. Changes nothing but rounding, speed and memory.
+    readout : str
+        ``ridge``: a linear readout at each place, regularised by cross-validation over images.
+    seed : int
+        Of random weights, images and bootstrap.
+    device : str or torch.device
+        ``auto``: CUDA where there is one, else the CPU; a module stays where it is.
+    progress : bool
+        Show progress bars.
+    name : str, optional
+        What to call the model.
+    mean, std : sequence of 3 float, optional
+        Its normalisation, if not what timm's config says (a module without one: 0 and 1).
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    ProbeError
+        If something asked for does not exist, can't be had or doesn't fit, or if a layer's
+        features are not finite; one sentence says what and what to do.
+
+    Examples
+    --------
+    >>> result = probe.run("tf_efficientnet_lite0", layers=["blocks.3", "blocks.5"])
+    >>> result.table.query("metric == 'spc' and target == 'vertical'")
+    """
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    weights = _weights(model, weights)
+    variants = [one_of(v, VARIANTS, "variant") for v in _listed(variants, "variants")]
+    targets = [one_of(t, TARGETS, "target") for t in _listed(targets, "targets")]
+    one_of(readout, READOUTS, "readout")
+    train_images = _count(train_images, "train_images", 2)
+    test_images = _count(test_images, "test_images", 1)
+    batch_size = _count(batch_size, "batch_size", 1)
+    seed = _count(seed, "seed", 0)
+    size = _size(image_size)
+    if isinstance(stimuli, Tensor) and size is None and stimuli.ndim == 4:
+        size = (int(stimuli.shape[2]), int(stimuli.shape[3]))
+    elif isinstance(stimuli, Stimuli) and size is None:
+        size = stimuli.image_size
+    if isinstance(model, str):
+        known_model(model)
+    pick_device(device)
+
+    cautions: list[str] = []
+
+    def caution(message: str) -> None:
+        cautions.append(message)
+        warnings.warn(message, ProbeWarning, stacklevel=3)
+
+    # What needs no weights is checked first: loading them may be a long download.
+    shares = {"train_images": train_images, "test_images": test_images}
+    source = open_stimuli(stimuli, size or (32, 32), seed, **shares)
+
+    options: dict[str, Any] = {"seed": seed, "device": device, "name": name}
+    backbones = [
+        load_backbone(model, w, image_size=size, mean=mean, std=std, **options) for w in weights
+    ]
+    first = backbones[0]
+    stride = total_stride(first.model)
+    if size is None:
+        size = input_size(first.config, stride)
+        source = open_stimuli(stimuli, size, seed, **shares)
+    torus = "circular" in variants
+    if torus and not source.tileable:
+        caution(
+            f"circular padding on stimuli that do not tile ({source.name}): the seam where "
+            "opposite borders meet is itself a landmark, so that the circular variant can show "
+            "position that padding never made; use tileable stimuli such as leaves"
+        )
+    if torus and any(pixels % stride for pixels in size):
+        caution(
+            f"images of {size[0]} × {size[1]} pixels are no multiple of the network's stride of "
+            f"{stride}: the torus of some layer does not close, and circular padding leaves "
+            "position behind"
+        )
+    if test_images == 1:
+        caution("one test image gives no interval: low and high are NaN")
+
+    conditions = [_Condition(b, v) for b in backbones for v in variants]
+    rows: list[pd.DataFrame] = []
+    maps: dict[tuple[str, str, str, str], np.ndarray] = {}
+    certificates: dict[tuple[str, str], Certificate] = {}
+    alphas: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        stack.enter_context(_exact_float32())
+        for module in {id(b.model): b.model for b in backbones}.values():
+            stack.enter_context(evaluating(module))
+        leaves = Leaves(size, seed).batch("certificate", 0, CERTIFICATE_IMAGES)
+        taps = tap(first.model, layers, first.normalise(leaves), first.name)
+        wanted = {
+            layer.name: layer_targets(targets, size, layer.rows, layer.columns)
+            for layer in taps.layers
+        }
+        bar = stack.enter_context(
+            tqdm(
+                total=(train_images + test_images) * len(conditions),
+                desc=first.name,
+                unit="img",
+                disable=not progress,
+                dynamic_ncols=True,
+            )
+        )
+        for condition in conditions:
+            key = (condition.backbone.weights, condition.variant)
+            certificates[key] = certify(condition.backbone, condition.variant, taps, leaves)
+        for group in _groups(conditions, taps):
+            _train(group, taps, source, train_images, batch_size, bar)
+            for condition in group:
+                _fit(condition, taps, wanted)
+            _test(group, taps, source, test_images, batch_size, bar)
+            for condition in group:
+                weights_name, variant = condition.backbone.weights, condition.variant
+                for layer in taps.layers:
+                    predictions = torch.cat(condition.predictions.pop(layer.name)).numpy()
+                    truth = wanted[layer.name].reshape(len(targets), -1)
+                    table = _score(predictions, truth, targets, seed)
+                    rows.append(
+                        table.assign(
+                            model=first.name,
+                            weights=weights_name,
+                            variant=variant,
+                            stimuli=source.name,
+                            readout=readout,
+                            layer=layer.name,
+                            depth=layer.depth,
+                            channels=layer.channels,
+                            height=layer.height,
+                            width=layer.width,
+                        )
+                    )
+                    mean_maps = predictions.mean(0).reshape(len(targets), *layer.places)
+                    chosen = condition.readouts[layer.name].alphas.tolist()
+                    for target, mean_map, alpha in zip(targets, mean_maps, chosen, strict=True):
+                        place = (weights_name, variant, layer.name, target)
+                        maps[place] = mean_map.astype(np.float32)
+                        names = ("weights", "variant", "layer", "target")
+                        alphas.append({**dict(zip(names, place, strict=True)), "alpha": alpha})
+                condition.readouts.clear()
+
+    for message in source.cautions:
+        caution(message)
+    provenance = {
+        "options": {
+            "model": model if isinstance(model, str) else first.name,
+            "weights": [b.weights for b in backbones],
+            "variants": variants,
+            "layers": layers if isinstance(layers, str) else list(layers),
+            "targets": targets,
+            "stimuli": source.name,
+            "train_images": train_images,
+            "test_images": test_images,
+            "image_size": list(size),
+            "batch_size": batch_size,
+            "readout": readout,
+            "seed": seed,
+            "device": str(device),
+        },
+        "module": isinstance(model, nn.Module),
+        "backbones": [
+            {
+                "weights": b.weights,
+                "source": b.source,
+                "sha256": b.sha256,
+                "mean": list(b.mean),
+                "std": list(b.std),
+            }
+            for b in backbones
+        ],
+        "stimuli": {
+            "name": source.name,
+            "tileable": source.tileable,
+            "stationary": source.stationary,
+            "skipped": source.skipped,
+        },
+        "entry": taps.entry,
+        "alphas": alphas,
+        "warnings": cautions,
+        "device": _device_name(first.device),
+        "versions": versions(),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - clock, 1),
+    }
+    table = pd.concat(rows, ignore_index=True)[COLUMNS]
+    return Result(table, maps, certificates, provenance)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("position-probe", "torch", "timm", "numpy", "scipy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            from . import __version__
+
+            found[package] = __version__ if package == "position-probe" else "?"
+    return found
+
+
+# ---------------------------------------------------------------- the two passes
+
+
+def _batches(
+    source: Stimuli, split: str, images: int, batch_size: int
+) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, images, batch_size):
+        yield start, source.batch(split, start, min(start + batch_size, images))
+
+
+def _stream(
+    group: Sequence[_Condition],
+    taps: Taps,
+    batches: Iterable[tuple[int, Tensor]],
+    bar: tqdm,
+    receive: Callable[[_Condition, Layer, Tensor, int], None],
+) -> None:
+    """Run every batch through every condition; hand over each layer's reduced features."""
+    for start, images in batches:
+        for condition in group:
+
+            def take(
+                layer: Layer, features: Tensor, condition: _Condition = condition, start: int = start
+            ) -> None:
+                receive(condition, layer, layer.reduce(_single(features)), start)
+
+            with running(condition.variant):
+                taps.run(condition.backbone.model, condition.backbone.normalise(images), take)
+            bar.update(len(images))
+
+
+def _single(features: Tensor) -> Tensor:
+    """Half-precision features in float32; sums of their products would overflow."""
+    wide = features.dtype in (torch.float32, torch.float64)
+    return features if wide else features.to(torch.float32)
+
+
+def _train(
+    group: Sequence[_Condition],
+    taps: Taps,
+    source: Stimuli,
+    images: int,
+    batch_size: int,
+    bar: tqdm,
+) -> None:
+    folds = min(FOLDS, images)
+    bounds = [fold * images // folds for fold in range(folds + 1)]
+
+    def receive(condition: _Condition, layer: Layer, features: Tensor, start: int) -> None:
+        if layer.name not in condition.moments:
+            origin = pilot_origin(features)
+            _finite(origin, layer, condition)
+            places = features.shape[2] * features.shape[3]
+            condition.moments[layer.name] = [
+                Moments.empty(origin, places) for _ in range(folds)
+            ]
+        for fold, moments in enumerate(condition.moments[layer.name]):
+            low = max(bounds[fold] - start, 0)
+            high = min(bounds[fold + 1] - start, len(features))
+            if low < high:
+                moments.update(features[low:high])
+                _finite(moments.first, layer, condition)
+
+    _stream(group, taps, _batches(source, "train", images, batch_size), bar, receive)
+
+
+def _fit(condition: _Condition, taps: Taps, wanted: dict[str, np.ndarray]) -> None:
+    for layer in taps.layers:
+        folds = condition.moments.pop(layer.name)
+        for moments in folds:
+            _finite(moments.second.diagonal(), layer, condition)
+        truth = torch.from_numpy(wanted[layer.name]).flatten(1)
+        condition.readouts[layer.name] = fit_ridge(folds, truth)
+
+
+def _test(
+    group: Sequence[_Condition],
+    taps: Taps,
+    source: Stimuli,
+    images: int,
+    batch_size: int,
+    bar: tqdm,
+) -> None:
+    def receive(condition: _Condition, layer: Layer, features: Tensor, start: int) -> None:
+        predictions = condition.readouts[layer.name](features).cpu()
+        _finite(predictions, layer, condition)
+        condition.predictions.setdefault(layer.name, []).append(predictions)
+
+    _stream(group, taps, _batches(source, "test", images, batch_size), bar, receive)
+
+
+def _score(
+    predictions: np.ndarray, truth: np.ndarray, targets: Sequence[str], seed: int
+) -> pd.DataFrame:
+    """One row for each target and metric, with its interval over test images."""
+    values = scores.per_image(predictions, truth)
+    stacked = np.stack([values[m] for m in scores.METRICS], -1)
+    low, high = scores.bootstrap_interval(stacked, seed)
+    index = pd.MultiIndex.from_product([targets, scores.METRICS], names=["target", "metric"])
+    columns = {"value": stacked.mean(0).ravel(), "low": low.ravel(), "high": high.ravel()}
+    return pd.DataFrame(columns, index=index).reset_index()
+
+
+def _finite(values: Tensor, layer: Layer, condition: _Condition) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise ProbeError(
+            f"features are not finite (NaN or infinity, or too large to square): first at layer "
+            f"{layer.name} of {condition.title}; check the weights, or probe layers before it"
+        )
+
+
+def _groups(conditions: Sequence[_Condition], taps: Taps) -> Iterator[list[_Condition]]:
+    """Split conditions so that the moments held at a time stay within a budget."""
+    each = sum(
+        FOLDS * 8 * layer.channels * (layer.channels + layer.places[0] * layer.places[1])
+        for layer in taps.layers
+    )
+    together = max(1, _MOMENTS_BYTES // max(each, 1))
+    queue = iter(conditions)
+    while group := list(islice(queue, together)):
+        yield group
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Keep CUDA from rounding float32 products to TF32, as it was before afterwards."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+# ---------------------------------------------------------------- checking what was asked for
+
+
+def _weights(model: str | nn.Module, weights: Any) -> list[str]:
+    if isinstance(model, nn.Module):
+        if weights == _DEFAULT_WEIGHTS:
+            return ["given"]
+    elif not isinstance(model, str):
+        raise ProbeError(f"model: expected a timm name or a torch module, got {model!r}")
+    return [str(w) for w in _listed(weights, "weights")]
+
+
+def _listed(value: Any, what: str) -> list[Any]:
+    items = [value] if isinstance(value, str | Path) else list(value)
+    if not items:
+        raise ProbeError(f"{what}: expected at least one, got none")
+    return list(dict.fromkeys(items))
+
+
+def _count(value: Any, what: str, least: int) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or number != value or isinstance(value, bool) or number < least:
+        raise ProbeError(f"{what}: expected a whole number of at least {least}, got {value!r}")
+    return number
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    sides = (value, value) if isinstance(value, int) else tuple(value)
+    if len(sides) != 2:
+        raise ProbeError(f"image_size: expected one number or (height, width), got {value!r}")
+    height, width = (_count(side, "image_size", 1) for side in sides)
+    return height, width
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"

@@ -1,0 +1,504 @@
+"""Stimuli: the images fed to a backbone, each a function of a seed and an index alone.
+
+Every source can make any image of its train and its test split on its own, in any order, so that
+a run streams images and never holds them. A source says whether its images are *tileable*
+(periodic, so that a border joins the opposite one without a seam) and *stationary* (of the same
+statistics at every pixel, so that they carry no position themselves).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import scipy.fft
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import ProbeError, one_of
+
+SPLITS: tuple[str, ...] = ("train", "test", "certificate")
+"""Splits of a source: streams of images that have none in common."""
+
+_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+
+
+class Stimuli(ABC):
+    """A seeded source of images of one size.
+
+    Parameters
+    ----------
+    image_size : (int, int)
+        Height H and width W in pixels.
+    seed : int
+        The same seed gives the same images, bit for bit.
+
+    Attributes
+    ----------
+    name : str
+        What reports call it.
+    tileable, stationary : bool
+        See the module's text.
+    skipped : list of str
+        Files that could not be read.
+    """
+
+    name: str
+    tileable: bool
+    stationary: bool
+
+    def __init__(self, image_size: tuple[int, int], seed: int = 0) -> None:
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.seed = seed
+        self.skipped: list[str] = []
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader of results on these images should know, in sentences."""
+        return []
+
+    def batch(self, split: str, start: int, stop: int) -> Tensor:
+        """Return images ``start … stop − 1`` of a split.
+
+        Returns
+        -------
+        Tensor of float32, shape (stop − start, 3, H, W), in [0, 1]
+            In channels-last memory format.
+        """
+        one_of(split, SPLITS, "split")
+        height, width = self.image_size
+        images = np.empty((stop - start, height, width, 3), np.uint8)
+        for row, index in enumerate(range(start, stop)):
+            images[row] = self.draw(split, index)
+        x = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return x.to(torch.float32).div_(255)
+
+    @abstractmethod
+    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
+        """Return one image, shape (H, W, 3)."""
+
+    def rng(self, split: str, index: int) -> np.random.Generator:
+        """Random numbers of one image: independent of every other image's."""
+        stream = (SPLITS.index(split) << 48) + index
+        return np.random.Generator(np.random.Philox(key=[self.seed % 2**64, stream]))
+
+
+class Leaves(Stimuli):
+    r"""Dead leaves on a torus: discs that occlude one another, of natural-image statistics.
+
+    Discs of random colour fall at random places; their radii have the density
+    :math:`∝ r^{-3}` between 3 and 80 px on an image of 224 px (in proportion on others), which
+    makes the image scale invariant. They wrap around the edges.
+
+    References
+    ----------
+    Lee, Mumford, Huang (2001), "Occlusion models for natural images", IJCV 41, section 3.
+    """
+
+    name = "leaves"
+    tileable = True
+    stationary = True
+
+    LAYERS = 5.0
+    """Mean number of discs over a pixel: exp(−5), under 1 %, see the background."""
+
+    def __init__(self, image_size: tuple[int, int], seed: int = 0) -> None:
+        super().__init__(image_size, seed)
+        height, width = self.image_size
+        side = min(height, width)
+        self.r_min = max(1.0, 3 * side / 224)
+        # A disc wider than the torus would meet itself.
+        self.r_max = max(self.r_min + 0.5, min(80 * side / 224, (side - 1) / 2))
+        inverse = self.r_min**-2 - self.r_max**-2
+        mean_area = 2 * math.pi * math.log(self.r_max / self.r_min) / inverse
+        self.discs = max(1, math.ceil(self.LAYERS * height * width / mean_area))
+
+    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
+        rng = self.rng(split, index)
+        height, width = self.image_size
+        u = rng.random(self.discs)
+        radii = (self.r_min**-2 - u * (self.r_min**-2 - self.r_max**-2)) ** -0.5
+        radii = np.rint(radii).astype(np.int64)
+        ys = rng.integers(0, height, self.discs)
+        xs = rng.integers(0, width, self.discs)
+        colours = rng.integers(0, 2**24, self.discs + 1, dtype=np.uint32)
+        top = _paint(radii, ys, xs, height, width)
+        return colours[top].view(np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def _paint(
+    radii: NDArray[np.int64], ys: NDArray[np.int64], xs: NDArray[np.int64], height: int, width: int
+) -> NDArray[np.int32]:
+    """Number of the topmost disc at every pixel of a torus, counted from 1; 0 where there is none.
+
+    Later discs lie on earlier ones. A disc of radius r covers the pixels with
+    ``dy² + dx² ≤ r² + r``. Each of its rows is a span, and a span of n pixels is the union of two
+    blocks of the greatest power of two ≤ n: so that painting is one assignment into a table with
+    a level for each power, and handing each level's maximum down to the two halves below.
+    """
+    margin = int(radii.max())
+    offset, half, level = _disc_rows(margin)
+    counts = 2 * radii + 1
+    disc = np.repeat(np.arange(len(radii)), counts)
+    # Row k of a disc of radius r stands at r² + k of the table of all discs' rows.
+    before = np.cumsum(counts) - counts
+    entry = np.arange(len(disc)) + (radii * radii - before)[disc]
+    rows = (offset[entry] + ys[disc]) % height
+    half, level = half[entry], level[entry]
+    length = 2 * half + 1
+    levels = int(level.max()) + 1
+    wide = width + 2 * margin
+    table = np.zeros((levels, height, wide), np.int16 if len(radii) < 2**15 else np.int32)
+    first = (level * height + rows) * wide + xs[disc] - half + margin
+    both = np.empty((len(disc), 2), np.int64)
+    both[:, 0] = first
+    both[:, 1] = first + length - (1 << level)
+    # Discs come in order, and of repeated places the last assignment stays.
+    table.reshape(-1)[both.reshape(-1)] = np.repeat(disc + 1, 2)
+    for k in range(levels - 1, 0, -1):
+        step = 1 << (k - 1)
+        np.maximum(table[k - 1], table[k], out=table[k - 1])
+        np.maximum(table[k - 1][:, step:], table[k][:, :-step], out=table[k - 1][:, step:])
+    top = table[0]
+    out = np.zeros((height, width), top.dtype)
+    for start in range(0, wide, width):  # what lies beyond an edge belongs to the opposite one
+        piece = top[:, start : start + width]
+        shift = (start - margin) % width
+        for a, b, to in ((0, width - shift, shift), (width - shift, width, 0)):
+            part = piece[:, a:b]
+            into = out[:, to : to + part.shape[1]]
+            np.maximum(into, part, out=into)
+    return out
+
+
+@lru_cache(maxsize=8)
+def _disc_rows(
+    r_max: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the discs of radius 0 … r_max, one after another: offset from the centre, half the
+    span, and the exponent of the greatest power of two within the span.
+    """
+    radius = np.repeat(np.arange(r_max + 1), 2 * np.arange(r_max + 1) + 1)
+    offset = np.concatenate([np.arange(-r, r + 1) for r in range(r_max + 1)])
+    half = np.sqrt(radius * radius + radius - offset * offset).astype(np.int64)
+    level = np.frexp((2 * half + 1).astype(np.float64))[1].astype(np.int64) - 1
+    return offset, half, level
+
+
+class WhiteNoise(Stimuli):
+    """Every value of every pixel uniform in [0, 1], independent of all others."""
+
+    name = "noise"
+    tileable = True
+    stationary = True
+
+    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
+        return self.rng(split, index).integers(0, 256, (*self.image_size, 3), dtype=np.uint8)
+
+
+class PinkNoise(Stimuli):
+    """Gaussian noise of amplitude ∝ 1/frequency by colour channel, as in natural images.
+
+    Made by an inverse Fourier transform, hence periodic; of mean 0.5 and standard deviation 0.2
+    per pixel, clipped to [0, 1].
+    """
+
+    name = "pink"
+    tileable = True
+    stationary = True
+
+    def __init__(self, image_size: tuple[int, int], seed: int = 0) -> None:
+        super().__init__(image_size, seed)
+        height, width = self.image_size
+        fy = scipy.fft.fftfreq(height)[:, None]
+        fx = scipy.fft.rfftfreq(width)[None, :]
+        frequency = np.hypot(fy, fx)
+        frequency[0, 0] = np.inf
+        amplitude = 1 / frequency
+        # Each pixel's variance is the sum of the power; middle columns stand for two.
+        weight = np.full(fx.shape[1], 2.0)
+        weight[0] = 1
+        if width % 2 == 0:
+            weight[-1] = 1
+        power = (amplitude**2 * weight).sum() * 2
+        scale = 0.2 * height * width / math.sqrt(power) if power > 0 else 0.0
+        self._amplitude = (amplitude * scale).astype(np.float32)
+
+    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
+        height, width = self.image_size
+        rng = self.rng(split, index)
+        noise = rng.standard_normal((3, *self._amplitude.shape, 2), np.float32)
+        spectrum = noise.view(np.complex64)[..., 0] * self._amplitude
+        values = scipy.fft.irfft2(spectrum, s=(height, width), overwrite_x=True)
+        levels = np.clip(values * 255 + 128, 0, 255).astype(np.uint8)
+        return levels.transpose(1, 2, 0)
+
+
+class Constant(Stimuli):
+    """The same uniform image again and again: black or white."""
+
+    tileable = True
+    stationary = True
+
+    def __init__(self, image_size: tuple[int, int], seed: int = 0, *, name: str) -> None:
+        super().__init__(image_size, seed)
+        self.name = name
+        self._image = np.full((*self.image_size, 3), 255 if name == "white" else 0, np.uint8)
+
+    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
+        return self._image
+
+
+class Photos(Stimuli):
+    """Random crops of the photographs in a folder, flipped at random in both directions.
+
+    Image i shows file ``i mod n`` of its split: a random crop of the image's aspect, between half
+    and all of the photograph's largest such crop, scaled to the image size. Files are shared out
+    between train and test (in proportion to their numbers of images), so that no photograph is
+    in both. Flips in both directions take away the sky that is always above; the subject in the
+    middle stays, which is why photographs do not count as stationary.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Searched with all its subfolders.
+    image_size : (int, int)
+        Height and width in pixels.
+    seed : int
+        Of the shares, crops and flips.
+    train_images, test_images : int
+        How many images the run takes of each split.
+
+    Attributes
+    ----------
+    skipped : list of str
+        Files that could not be read as an image, by path within the folder.
+
+    Raises
+    ------
+    ProbeError
+        If the folder is missing, holds no image files, or none that can be read.
+    """
+
+    tileable = False
+    stationary = False
+
+    def __init__(
+        self,
+        folder: str | Path,
+        image_size: tuple[int, int],
+        seed: int = 0,
+        *,
+        train_images: int = 256,
+        test_images: int = 64,
+    ) -> None:
+        super().__init__(image_size, seed)
+        self.folder = Path(folder).expanduser()
+        self.name = str(folder)
+        if not self.folder.is_dir():
+            raise ProbeError(f"no folder of photographs at {str(folder)!r}")
+        found = sorted(
+            p
+            for p in self.folder.rglob("*")
+            if p.suffix.lower() in _PHOTO_SUFFIXES and p.is_file()
+        )
+        if not found:
+            raise ProbeError(
+                f"the folder {str(folder)!r} holds no photographs; "
+                f"expected files ending in {', '.join(_PHOTO_SUFFIXES)}"
+            )
+        readable = [p for p in found if self._identified(p)]
+        if not readable:
+            raise ProbeError(
+                f"none of the {len(found)} image files in {str(folder)!r} can be read, "
+                f"for example {self.skipped[0]}"
+            )
+        order = np.random.Generator(np.random.Philox(key=[seed % 2**64, 2**63]))
+        files = [readable[i] for i in order.permutation(len(readable))]
+        if len(files) == 1:
+            self._files = {split: files for split in SPLITS}
+        else:
+            share = test_images / max(train_images + test_images, 1)
+            held_out = min(max(1, round(len(files) * share)), len(files) - 1)
+            train, test = files[:-held_out], files[-held_out:]
+            self._files = {"train": train, "test": test, "certificate": train}
+        self._load = lru_cache(maxsize=32)(self._decode)
+
+    @property
+    def cautions(self) -> list[str]:
+        found = []
+        if self._files["train"] == self._files["test"]:
+            found.append(f"{self.name} holds one photograph: train and test images are crops of it")
+        if self.skipped:
+            names = ", ".join(self.skipped[:5]) + (", …" if len(self.skipped) > 5 else "")
+            found.append(
+                f"files in {self.name} that could not be read were skipped "
+                f"({len(self.skipped)}): {names}"
+            )
+        return found
+
+    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
+        files = self._files[split]
+        photo = None
+        for step in range(len(files)):
+            photo = self._load(files[(index + step) % len(files)])
+            if photo is not None:
+                break
+        if photo is None:
+            raise ProbeError(f"no {split} photograph in {self.name!r} can be read to its end")
+        rng = self.rng(split, index)
+        height, width = self.image_size
+        scale = min(photo.width / width, photo.height / height) * rng.uniform(0.5, 1)
+        crop_w, crop_h = width * scale, height * scale
+        left = rng.uniform(0, photo.width - crop_w)
+        top = rng.uniform(0, photo.height - crop_h)
+        box = (left, top, left + crop_w, top + crop_h)
+        image = photo.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        pixels = np.asarray(image)
+        flip_x, flip_y = rng.random(2) < 0.5
+        return pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+
+    def _identified(self, path: Path) -> bool:
+        try:
+            with Image.open(path):
+                return True
+        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+            self._skip(path)
+            return False
+
+    def _decode(self, path: Path) -> Image.Image | None:
+        height, width = self.image_size
+        try:
+            with Image.open(path) as file:
+                file.draft("RGB", (2 * width, 2 * height))
+                photo = ImageOps.exif_transpose(file).convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            self._skip(path)
+            return None
+        excess = min(photo.width / (2 * width), photo.height / (2 * height))
+        if excess > 1:
+            size = (math.ceil(photo.width / excess), math.ceil(photo.height / excess))
+            photo = photo.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        return photo
+
+    def _skip(self, path: Path) -> None:
+        name = str(path.relative_to(self.folder))
+        if name not in self.skipped:
+            self.skipped.append(name)
+
+
+class Given(Stimuli):
+    """Images from a tensor: the first for training, the next for testing.
+
+    Parameters
+    ----------
+    images : Tensor, shape (N, 3, H, W), in [0, 1]
+    train_images, test_images : int
+        How many a run takes; together at most N.
+
+    Raises
+    ------
+    ProbeError
+        If the tensor has another shape, values outside [0, 1], or too few images.
+    """
+
+    name = "tensor"
+    tileable = False
+    stationary = False
+
+    def __init__(self, images: Tensor, *, train_images: int = 256, test_images: int = 64) -> None:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ProbeError(
+                f"stimuli: expected a tensor (N, 3, H, W), got shape {tuple(images.shape)}"
+            )
+        needed = train_images + test_images
+        if len(images) < needed:
+            raise ProbeError(
+                f"stimuli: {train_images} train and {test_images} test images need {needed}, "
+                f"but the tensor holds {len(images)}"
+            )
+        if images.dtype == torch.uint8:
+            images = images / 255
+        # Of a tensor on disk or larger than memory only what is used is looked at.
+        low, high = (float(v) for v in torch.aminmax(images[:needed]))
+        if not (low >= 0 and high <= 1):
+            raise ProbeError(
+                f"stimuli: expected values in [0, 1], got {low:.3g} … {high:.3g}; "
+                "pass images before normalisation, Probe normalises them itself"
+            )
+        super().__init__((images.shape[2], images.shape[3]))
+        self._images = images.detach()
+        self._start = {"train": 0, "test": train_images, "certificate": 0}
+
+    def batch(self, split: str, start: int, stop: int) -> Tensor:
+        first = self._start[one_of(split, SPLITS, "split")]
+        part = self._images[first + start : first + stop].to(torch.float32)
+        return part.contiguous(memory_format=torch.channels_last)
+
+    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
+        pixels = self.batch(split, index, index + 1)[0].permute(1, 2, 0).cpu().numpy()
+        return np.rint(pixels * 255).astype(np.uint8)
+
+
+STIMULI: tuple[str, ...] = ("leaves", "noise", "pink", "black", "white")
+"""Names of the sources that need no files."""
+
+
+def open_stimuli(
+    stimuli: str | Path | Tensor | Stimuli,
+    image_size: tuple[int, int],
+    seed: int = 0,
+    *,
+    train_images: int = 256,
+    test_images: int = 64,
+) -> Stimuli:
+    """Return the source that a name, a folder or a tensor stands for.
+
+    Parameters
+    ----------
+    stimuli : str, Path, Tensor or Stimuli
+        One of :data:`STIMULI`, a folder of photographs, images (N, 3, H, W) in [0, 1], or a
+        source of one's own.
+    image_size : (int, int)
+        Height and width in pixels.
+    seed : int
+        Seed of the images.
+    train_images, test_images : int
+        How many images the run takes of each split.
+
+    Raises
+    ------
+    ProbeError
+        If there is no such source, or its images are of another size.
+    """
+    if isinstance(stimuli, Tensor):
+        stimuli = Given(stimuli, train_images=train_images, test_images=test_images)
+    if isinstance(stimuli, Stimuli):
+        if stimuli.image_size != tuple(image_size):
+            raise ProbeError(
+                f"stimuli: expected images of {image_size[0]} × {image_size[1]} pixels, "
+                f"got {stimuli.image_size[0]} × {stimuli.image_size[1]}"
+            )
+        return stimuli
+    if stimuli == "leaves":
+        return Leaves(image_size, seed)
+    if stimuli == "noise":
+        return WhiteNoise(image_size, seed)
+    if stimuli == "pink":
+        return PinkNoise(image_size, seed)
+    if stimuli in ("black", "white"):
+        return Constant(image_size, seed, name=str(stimuli))
+    if isinstance(stimuli, str) and not _looks_like_path(stimuli):
+        one_of(stimuli, STIMULI, "stimuli (no folder has this name either)")
+    return Photos(
+        stimuli, image_size, seed, train_images=train_images, test_images=test_images
+    )
+
+
+def _looks_like_path(text: str) -> bool:
+    return Path(text).expanduser().exists() or "/" in text or "\\" in text or text[:1] in ".~"
