@@ -129,7 +129,7 @@ def _ceil_extra(size: int, kernel: int, stride: int, pad: int, dilation: int, ce
     return (outputs - 1) * stride + reach - (size + 2 * pad)
 
 
-class padding(TorchFunctionMode):  # noqa: N801 - read as a verb: `with probe.padding("circular"):`
+class padding(TorchFunctionMode):
     """Run any network with its borders written by another rule.
 
     Inside the ``with`` block every padded convolution, transposed convolution, pooling, ``unfold``

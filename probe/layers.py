@@ -204,6 +204,7 @@ def choose_layers(
     Parameters
     ----------
     model : Module
+        Whose modules to choose from.
     layers : str or sequence of str
         ``stages`` (the modules of timm's ``feature_info``; of a model without one its blocks, with
         a warning), ``blocks`` (residual blocks, transformer blocks and the like: the smallest
@@ -401,7 +402,9 @@ def _glob(pattern: str) -> re.Pattern[str]:
     parts = re.split(r"(\*\*|\*|\?|\[[^\]]*\])", pattern)
     wild = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
     expression = "".join(
-        wild.get(p, p.replace("[!", "[^") if p.startswith("[") and p.endswith("]") else re.escape(p))
+        wild.get(
+            p, p.replace("[!", "[^") if p.startswith("[") and p.endswith("]") else re.escape(p)
+        )
         for p in parts
     )
     try:
@@ -446,8 +449,7 @@ def _dry_run(
     text = (str(failure).strip().splitlines() or [type(failure).__name__])[0][:200]
     height, width = x.shape[-2:]
     raise ProbeError(
-        f"{label} refuses images of {height} × {width} pixels: {text}; "
-        "choose another image size"
+        f"{label} refuses images of {height} × {width} pixels: {text}; choose another image size"
     ) from failure
 
 

@@ -48,6 +48,7 @@ class Moments:
         Parameters
         ----------
         origin : Tensor, shape (C,)
+            What to subtract from the features.
         places : int
             Number P of places.
         """

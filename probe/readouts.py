@@ -53,6 +53,7 @@ class Readout:
         Parameters
         ----------
         features : Tensor, shape (B, C, h, w)
+            Reduced as those that it was fitted to.
 
         Returns
         -------
@@ -112,6 +113,7 @@ def fit_ridge(
         Of disjoint folds of images. One fold alone leaves nothing to validate on: then the
         largest α is taken.
     targets : Tensor of float64, shape (T, P)
+        One row for each target.
     alphas : sequence of float
         In increasing order.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -35,6 +36,8 @@ COLUMNS = [
 
 KNOWS = 0.5
 """SPC from which the verdict says that a layer knows a target."""
+
+_ROOM = 4 * 2**20  # bytes; a result with its report is smaller
 
 Condition = tuple[str, str]
 """Weights and variant."""
@@ -157,6 +160,7 @@ class Result:
         Parameters
         ----------
         path : str or Path
+            Its folder is made if missing.
 
         Returns
         -------
@@ -176,7 +180,7 @@ class Result:
 
     # ------------------------------------------------------------ files
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, *, report: bool = False) -> Path:
         """Write ``scores.csv``, ``scores.parquet``, ``maps.npz`` and ``run.json``.
 
         Each file is complete or not there; ``run.json``, without which nothing counts as a
@@ -186,6 +190,8 @@ class Result:
         ----------
         folder : str or Path
             Made if missing.
+        report : bool
+            Write ``report.html`` too.
 
         Returns
         -------
@@ -197,7 +203,12 @@ class Result:
         ProbeError
             If it can't be written.
         """
-        write_files(Path(folder), self._files())
+        files = self._files()
+        if report:
+            from .report import html
+
+            files = {"report.html": html.page(self).encode(), **files}
+        write_files(Path(folder), files)
         return Path(folder)
 
     def _files(self) -> dict[str, bytes]:
@@ -225,6 +236,7 @@ def load(folder: str | Path) -> Result:
     Parameters
     ----------
     folder : str or Path
+        Where the result's files lie.
 
     Returns
     -------
@@ -265,6 +277,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         If there is no room or permission; nothing is left half-written.
     """
     waiting: list[tuple[str, Path]] = []
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         mask = os.umask(0)
@@ -288,6 +301,29 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     finally:
         for temporary, _ in waiting:
             Path(temporary).unlink(missing_ok=True)
+        for empty in made:
+            with contextlib.suppress(OSError):  # holds what was written, or was never made
+                empty.rmdir()
+
+
+def check_folder(folder: Path) -> None:
+    """Find out before a long run whether its results can be written; leaves nothing behind.
+
+    Raises
+    ------
+    ProbeError
+        If there is no room or permission.
+    """
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(_ROOM))
+            file.flush()
+    except OSError as error:
+        raise ProbeError(
+            f"can't write to {str(folder)!r}: {error.strerror or error}; "
+            "choose another output folder"
+        ) from error
 
 
 # ---------------------------------------------------------------- words
@@ -312,7 +348,8 @@ def _signed(value: float) -> str:
 
 def _spc(result: Result) -> pd.DataFrame:
     rows = result.table[result.table["metric"] == "spc"]
-    return rows.set_index(["weights", "variant", "layer", "target"])[["value", "low", "high"]]
+    columns = ["weights", "variant", "layer", "target"]
+    return rows.set_index(columns)[["value", "low", "high"]].sort_index()
 
 
 _KNOWLEDGE = {

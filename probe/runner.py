@@ -1,15 +1,15 @@
-"""The main job: one backbone, every weights × variant × layer × target, in two passes over images."""
+"""The main job: one backbone, every weights × variant × layer × target, in two passes."""
 
 from __future__ import annotations
 
 import datetime
-import math
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from .layers import Layer, Taps, evaluating, tap, total_stride
 from .moments import Moments, pilot_origin
 from .readouts import Readout, fit_ridge
 from .results import COLUMNS, Result
-from .stimuli import Leaves, Stimuli, open_stimuli
+from .stimuli import Leaves, Stimuli, antithetic_batch, open_stimuli, scene_size
 from .targets import TARGETS, layer_targets
 from .variants import VARIANTS, running
 
@@ -145,13 +145,9 @@ def run(
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     weights = _weights(model, weights)
-    variants = [one_of(v, VARIANTS, "variant") for v in _listed(variants, "variants")]
-    targets = [one_of(t, TARGETS, "target") for t in _listed(targets, "targets")]
-    one_of(readout, READOUTS, "readout")
-    train_images = _count(train_images, "train_images", 2)
-    test_images = _count(test_images, "test_images", 1)
-    batch_size = _count(batch_size, "batch_size", 1)
-    seed = _count(seed, "seed", 0)
+    variants, targets = check_options(
+        variants, targets, readout, train_images, test_images, batch_size, seed
+    )
     size = _size(image_size)
     if isinstance(stimuli, Tensor) and size is None and stimuli.ndim == 4:
         size = (int(stimuli.shape[2]), int(stimuli.shape[3]))
@@ -227,13 +223,13 @@ def run(
             _train(group, taps, source, train_images, batch_size, bar)
             for condition in group:
                 _fit(condition, taps, wanted)
-            _test(group, taps, source, test_images, batch_size, bar)
+            _test(group, taps, source, stride, test_images, batch_size, bar)
             for condition in group:
                 weights_name, variant = condition.backbone.weights, condition.variant
                 for layer in taps.layers:
                     predictions = torch.cat(condition.predictions.pop(layer.name)).numpy()
                     truth = wanted[layer.name].reshape(len(targets), -1)
-                    table = _score(predictions, truth, targets, seed)
+                    table = _score(predictions, truth, targets, seed, scene_size(source))
                     rows.append(
                         table.assign(
                             model=first.name,
@@ -290,6 +286,7 @@ def run(
             "name": source.name,
             "tileable": source.tileable,
             "stationary": source.stationary,
+            "images_per_scene": scene_size(source),
             "skipped": source.skipped,
         },
         "entry": taps.entry,
@@ -320,26 +317,25 @@ def versions() -> dict[str, str]:
 # ---------------------------------------------------------------- the two passes
 
 
-def _batches(
-    source: Stimuli, split: str, images: int, batch_size: int
-) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, images, batch_size):
-        yield start, source.batch(split, start, min(start + batch_size, images))
-
-
 def _stream(
     group: Sequence[_Condition],
     taps: Taps,
-    batches: Iterable[tuple[int, Tensor]],
+    batch: Callable[[int, int], Tensor],
+    count: int,
+    batch_size: int,
     bar: tqdm,
     receive: Callable[[_Condition, Layer, Tensor, int], None],
 ) -> None:
     """Run every batch through every condition; hand over each layer's reduced features."""
-    for start, images in batches:
+    for start in range(0, count, batch_size):
+        images = batch(start, min(start + batch_size, count))
         for condition in group:
 
             def take(
-                layer: Layer, features: Tensor, condition: _Condition = condition, start: int = start
+                layer: Layer,
+                features: Tensor,
+                condition: _Condition = condition,
+                start: int = start,
             ) -> None:
                 receive(condition, layer, layer.reduce(_single(features)), start)
 
@@ -370,9 +366,7 @@ def _train(
             origin = pilot_origin(features)
             _finite(origin, layer, condition)
             places = features.shape[2] * features.shape[3]
-            condition.moments[layer.name] = [
-                Moments.empty(origin, places) for _ in range(folds)
-            ]
+            condition.moments[layer.name] = [Moments.empty(origin, places) for _ in range(folds)]
         for fold, moments in enumerate(condition.moments[layer.name]):
             low = max(bounds[fold] - start, 0)
             high = min(bounds[fold + 1] - start, len(features))
@@ -380,7 +374,7 @@ def _train(
                 moments.update(features[low:high])
                 _finite(moments.first, layer, condition)
 
-    _stream(group, taps, _batches(source, "train", images, batch_size), bar, receive)
+    _stream(group, taps, partial(source.batch, "train"), images, batch_size, bar, receive)
 
 
 def _fit(condition: _Condition, taps: Taps, wanted: dict[str, np.ndarray]) -> None:
@@ -396,6 +390,7 @@ def _test(
     group: Sequence[_Condition],
     taps: Taps,
     source: Stimuli,
+    stride: int,
     images: int,
     batch_size: int,
     bar: tqdm,
@@ -405,16 +400,17 @@ def _test(
         _finite(predictions, layer, condition)
         condition.predictions.setdefault(layer.name, []).append(predictions)
 
-    _stream(group, taps, _batches(source, "test", images, batch_size), bar, receive)
+    batch = partial(antithetic_batch, source, stride=stride)
+    _stream(group, taps, batch, images, batch_size, bar, receive)
 
 
 def _score(
-    predictions: np.ndarray, truth: np.ndarray, targets: Sequence[str], seed: int
+    predictions: np.ndarray, truth: np.ndarray, targets: Sequence[str], seed: int, scene: int
 ) -> pd.DataFrame:
     """One row for each target and metric, with its interval over test images."""
     values = scores.per_image(predictions, truth)
     stacked = np.stack([values[m] for m in scores.METRICS], -1)
-    low, high = scores.bootstrap_interval(stacked, seed)
+    low, high = scores.bootstrap_interval(stacked, seed, scene=scene)
     index = pd.MultiIndex.from_product([targets, scores.METRICS], names=["target", "metric"])
     columns = {"value": stacked.mean(0).ravel(), "low": low.ravel(), "high": high.ravel()}
     return pd.DataFrame(columns, index=index).reset_index()
@@ -453,6 +449,39 @@ def _exact_float32() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- checking what was asked for
+
+
+def check_options(
+    variants: str | Sequence[str],
+    targets: str | Sequence[str],
+    readout: str,
+    train_images: int,
+    test_images: int,
+    batch_size: int,
+    seed: int,
+) -> tuple[list[str], list[str]]:
+    """Check the options of :func:`run` that do not depend on the model.
+
+    Returns
+    -------
+    variants, targets : list of str
+
+    Raises
+    ------
+    ProbeError
+        If one of them is not what it should be.
+    """
+    variants = [one_of(v, VARIANTS, "variant") for v in _listed(variants, "variants")]
+    targets = [one_of(t, TARGETS, "target") for t in _listed(targets, "targets")]
+    one_of(readout, READOUTS, "readout")
+    for value, what, least in (
+        (train_images, "train_images", 2),
+        (test_images, "test_images", 1),
+        (batch_size, "batch_size", 1),
+        (seed, "seed", 0),
+    ):
+        _count(value, what, least)
+    return variants, targets
 
 
 def _weights(model: str | nn.Module, weights: Any) -> list[str]:

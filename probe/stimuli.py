@@ -303,9 +303,7 @@ class Photos(Stimuli):
         if not self.folder.is_dir():
             raise ProbeError(f"no folder of photographs at {str(folder)!r}")
         found = sorted(
-            p
-            for p in self.folder.rglob("*")
-            if p.suffix.lower() in _PHOTO_SUFFIXES and p.is_file()
+            p for p in self.folder.rglob("*") if p.suffix.lower() in _PHOTO_SUFFIXES and p.is_file()
         )
         if not found:
             raise ProbeError(
@@ -321,7 +319,7 @@ class Photos(Stimuli):
         order = np.random.Generator(np.random.Philox(key=[seed % 2**64, 2**63]))
         files = [readable[i] for i in order.permutation(len(readable))]
         if len(files) == 1:
-            self._files = {split: files for split in SPLITS}
+            self._files = dict.fromkeys(SPLITS, files)
         else:
             share = test_images / max(train_images + test_images, 1)
             held_out = min(max(1, round(len(files) * share)), len(files) - 1)
@@ -445,6 +443,61 @@ class Given(Stimuli):
         return np.rint(pixels * 255).astype(np.uint8)
 
 
+SHIFTS = 4
+"""Test images of one scene, see :func:`antithetic_batch`."""
+
+
+def scene_size(source: Stimuli) -> int:
+    """Consecutive test images of one scene: :data:`SHIFTS` on a stationary torus, else 1."""
+    return SHIFTS if source.tileable and source.stationary else 1
+
+
+def antithetic_batch(source: Stimuli, start: int, stop: int, stride: int = 1) -> Tensor:
+    """Return test images ``start … stop − 1``, on a stationary torus in antithetic fours.
+
+    There, images ``4 s … 4 s + 3`` are scene s of the source, shifted down and to the right by 0,
+    ¼, ½ and ¾ of the torus. A shifted image is as likely as the original, so that no expectation
+    changes; but what a readout takes for position in the content of a scene moves around with it
+    and averages out, while position that comes with the place stays. That cuts the noise of the
+    scores of a network without position to about a third.
+
+    Parameters
+    ----------
+    source : Stimuli
+        Whose test split to take.
+    start, stop : int
+        First image, and the one after the last.
+    stride : int
+        Shifts are rounded to multiples of it where it divides the image's side: on these, an
+        equivariant network's features move by whole places.
+
+    Returns
+    -------
+    Tensor of float32, shape (stop − start, 3, H, W), in [0, 1]
+        In channels-last memory format.
+
+    References
+    ----------
+    Hammersley, Morton (1956), "A new Monte Carlo technique: antithetic variates", Proc. Cambridge
+    Phil. Soc. 52; Cranley, Patterson (1976), "Randomization of number theoretic methods for
+    multiple integration", SIAM J. Numer. Anal. 13, for rotations of the torus.
+    """
+    size = scene_size(source)
+    if size == 1:
+        return source.batch("test", start, stop)
+    first = start // size
+    scenes = source.batch("test", first, (stop - 1) // size + 1)
+    images = torch.empty_like(scenes[:1].expand(stop - start, -1, -1, -1))
+    images = images.contiguous(memory_format=torch.channels_last)
+    for row, index in enumerate(range(start, stop)):
+        moves = []
+        for side in source.image_size:
+            step = stride if side % stride == 0 else 1
+            moves.append(round(index % size * side / step / size) * step)
+        images[row] = torch.roll(scenes[index // size - first], moves, (1, 2))
+    return images
+
+
 STIMULI: tuple[str, ...] = ("leaves", "noise", "pink", "black", "white")
 """Names of the sources that need no files."""
 
@@ -495,9 +548,7 @@ def open_stimuli(
         return Constant(image_size, seed, name=str(stimuli))
     if isinstance(stimuli, str) and not _looks_like_path(stimuli):
         one_of(stimuli, STIMULI, "stimuli (no folder has this name either)")
-    return Photos(
-        stimuli, image_size, seed, train_images=train_images, test_images=test_images
-    )
+    return Photos(stimuli, image_size, seed, train_images=train_images, test_images=test_images)
 
 
 def _looks_like_path(text: str) -> bool:

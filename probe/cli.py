@@ -1,0 +1,259 @@
+"""The command ``probe``."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from . import __version__
+from .backbones import available, expand_models
+from .errors import ProbeError, ProbeWarning
+from .layers import PRESETS
+from .report.html import write_index
+from .results import Result, check_folder, short_name
+from .runner import READOUTS, check_options, run
+from .stimuli import STIMULI
+from .targets import TARGETS
+from .variants import VARIANTS
+
+DEFAULT_MODEL = "tf_efficientnet_lite0"
+
+app = typer.Typer(
+    name="probe",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Which layers of a pretrained network know where they are, and how much of that comes "
+    "from padding?",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"probe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("run")
+def run_command(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help=f"timm names or globs such as 'resnet*'; without any, {DEFAULT_MODEL}.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str],
+        typer.Option(help="pretrained, random, or the path of a .safetensors or .pth file."),
+    ] = ["pretrained", "random"],  # noqa: B006 - typer reads it, nobody writes it
+    variants: Annotated[
+        list[str], typer.Option(help=f"How the backbone is run: {', '.join(VARIANTS)}.")
+    ] = ["original", "circular"],  # noqa: B006
+    layers: Annotated[
+        list[str],
+        typer.Option(help=f"{', '.join(PRESETS)}, or module names and globs such as 'blocks.*'."),
+    ] = ["stages"],  # noqa: B006
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(TARGETS)}; all by default.", show_default=False),
+    ] = None,
+    stimuli: Annotated[
+        str, typer.Option(help=f"{', '.join(STIMULI)}, or a folder of photographs.")
+    ] = "leaves",
+    train_images: Annotated[int, typer.Option(help="Images to fit the readouts on.")] = 256,
+    test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="224, or 224x320 for height x width; by default what timm says, rounded up to "
+            "a multiple of the network's stride.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
+    readout: Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")] = "ridge",
+    seed: Annotated[int, typer.Option(help="Of random weights, images and bootstrap.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
+) -> None:
+    """Probe one or more models and write a report for each.
+
+    Lists are given comma-separated or by repeating the option. Each model's report.html,
+    scores.csv, scores.parquet, maps.npz and run.json go to OUT/MODEL/, and OUT/index.html
+    covers all that is there. Exit status: 0 if all went well; 2 if what was asked for can't
+    be done; 1 if some of several models failed; 130 after Ctrl-C.
+    """
+    options: dict[str, Any] = {
+        "variants": _items(variants),
+        "targets": _items(targets) if targets else list(TARGETS),
+        "train_images": train_images,
+        "test_images": test_images,
+        "batch_size": batch_size,
+        "readout": readout,
+        "seed": seed,
+    }
+    check_options(**options)
+    names = expand_models(_items(models) if models else [DEFAULT_MODEL])
+    options |= {
+        "weights": _items(weights),
+        "layers": _items(layers),
+        "stimuli": stimuli,
+        "image_size": _pixels(image_size),
+        "device": device,
+        "progress": progress,
+    }
+    check_folder(out)
+
+    failures: list[tuple[str, str]] = []
+    for place, name in enumerate(names, 1):
+        if len(names) > 1:
+            typer.echo(f"[{place}/{len(names)}] {name}")
+        try:
+            result = run(name, **options)
+            folder = result.save(out / _folder_name(name), report=True)
+        except ProbeError as error:
+            if len(names) == 1:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            failures.append((name, str(error)))
+            continue
+        index = write_index(out)
+        typer.echo(summary(result))
+        typer.echo(f"\nReport: {folder / 'report.html'}\nAll reports: {index}\n")
+    if failures:
+        typer.echo(f"{len(failures)} of {len(names)} models failed:", err=True)
+        for name, reason in failures:
+            typer.echo(f"  {name}: {reason}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command("models")
+def models_command(
+    pattern: Annotated[str, typer.Argument(help="A glob over timm's names.")] = "*",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only those whose pretrained weights are at hand.")
+    ] = False,
+) -> None:
+    """List the models that can be probed, and which pretrained weights are at hand offline."""
+    if not any(c in pattern for c in "*?["):
+        pattern = f"*{pattern}*"
+    table = available(pattern)
+    if offline:
+        table = table[table["offline"] != ""]
+    if table.empty:
+        raise ProbeError(f"no timm model{' with weights at hand' * offline} matches {pattern!r}")
+    lines = [("model", "pixels", "pretrained", "at hand offline")]
+    for row in table.itertuples(index=False):
+        lines.append((row.model, str(row.image_size), row.pretrained or "-", row.offline or "-"))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        typer.echo("  ".join(cells).rstrip())
+    at_hand = int((table["offline"] != "").sum())
+    typer.echo(
+        f"\n{len(table)} models, every one of which can be probed with random weights or a "
+        f"checkpoint file; pretrained weights at hand offline: {at_hand}"
+    )
+
+
+def summary(result: Result) -> str:
+    """Say a result in a terminal: SPC of each layer, then the verdict."""
+    rows = result.table[result.table["metric"] == "spc"]
+    conditions = result.conditions
+    weights = list(dict.fromkeys(w for w, _ in conditions))
+    variants = list(dict.fromkeys(v for _, v in conditions))
+    blocks = []
+    for w in weights:
+        wide = rows[rows["weights"] == w].pivot_table(
+            index="layer", columns=["variant", "target"], values="value"
+        )
+        table = pd.DataFrame(
+            {
+                target.replace("_", " "): [
+                    " → ".join(_score(wide.loc[layer, (v, target)]) for v in variants)
+                    for layer in result.layers
+                ]
+                for target in result.targets
+            },
+            index=result.layers,
+        )
+        title = f"SPC, {short_name(w)} weights, {' → '.join(variants)} padding"
+        blocks.append(f"\n{title}\n{table.to_string()}")
+    return "\n".join([*blocks, "", *(f"* {sentence}" for sentence in result.verdict())])
+
+
+def _score(value: float) -> str:
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def _items(values: Sequence[str]) -> list[str]:
+    return [item.strip() for value in values for item in value.split(",") if item.strip()]
+
+
+def _pixels(text: str | None) -> int | tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip())
+    if match is None:
+        raise ProbeError(f"image size: expected 224, or 224x320 for height x width, got {text!r}")
+    height, width = match.groups()
+    return int(height) if width is None else (int(height), int(width))
+
+
+def _folder_name(model: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", model).strip(".") or "model"
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show Probe's cautions as one line each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ProbeWarning)
+        show = warnings.showwarning
+
+        def line(message: Any, category: Any, *rest: Any, **named: Any) -> None:
+            if issubclass(category, ProbeWarning):
+                typer.echo(f"warning: {message}", err=True)
+            else:
+                show(message, category, *rest, **named)
+
+        warnings.showwarning = line
+        yield
+
+
+def main() -> None:
+    """Run the command; explain what can't be done in one sentence and exit with status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        with _plain_warnings():
+            app(standalone_mode=True)
+    except ProbeError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. Models that were finished are in the output folder.", err=True)
+        sys.exit(130)
