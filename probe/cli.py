@@ -126,6 +126,20 @@ def run_command(
     }
     check_folder(out)
 
+    try:
+        failures = _run_all(names, options, out)
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. Models that were finished are in the output folder.", err=True)
+        raise typer.Exit(130) from None
+    if failures:
+        typer.echo(f"{len(failures)} of {len(names)} models failed:", err=True)
+        for name, reason in failures:
+            typer.echo(f"  {name}: {reason}", err=True)
+        raise typer.Exit(1)
+
+
+def _run_all(names: list[str], options: dict[str, Any], out: Path) -> list[tuple[str, str]]:
+    """Probe one model after another; return those of several that failed, with the reason."""
     failures: list[tuple[str, str]] = []
     for place, name in enumerate(names, 1):
         if len(names) > 1:
@@ -142,11 +156,7 @@ def run_command(
         index = write_index(out)
         typer.echo(summary(result))
         typer.echo(f"\nReport: {folder / 'report.html'}\nAll reports: {index}\n")
-    if failures:
-        typer.echo(f"{len(failures)} of {len(names)} models failed:", err=True)
-        for name, reason in failures:
-            typer.echo(f"  {name}: {reason}", err=True)
-        raise typer.Exit(1)
+    return failures
 
 
 @app.command("models")
@@ -250,10 +260,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         with _plain_warnings():
-            app(standalone_mode=True)
+            app()
     except ProbeError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("\nInterrupted. Models that were finished are in the output folder.", err=True)
-        sys.exit(130)

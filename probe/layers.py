@@ -210,7 +210,7 @@ def choose_layers(
         a warning), ``blocks`` (residual blocks, transformer blocks and the like: the smallest
         modules of more than one weighted layer that stand in a stage), ``convs`` (every
         convolution), or module names and globs: ``*`` within one dotted part of a name, ``**``
-        across parts.
+        across parts. Where a module has the name of a preset, the preset is meant.
     label : str
         What messages call the model.
 
@@ -233,11 +233,11 @@ def choose_layers(
     names: dict[str, None] = {}
     exact: set[str] = set()
     for pattern in wanted:
-        if pattern in modules:
+        if pattern in PRESETS:
+            found = _preset(model, pattern, modules, label)
+        elif pattern in modules:
             found = [pattern]
             exact.add(pattern)
-        elif pattern in PRESETS:
-            found = _preset(model, pattern, modules, label)
         else:
             expression = _glob(pattern)
             found = [n for n in modules if expression.fullmatch(n)]

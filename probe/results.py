@@ -374,14 +374,21 @@ def _verdict(result: Result) -> list[str]:
         mine = spc.loc[(w, reference)]
         layer, target = mine["value"].idxmax()
         best = mine.loc[(layer, target)]
+        # Of many intervals about 0 some exclude it by chance; a certificate does not.
+        certified = result.certificates[(w, reference)].passes
         who = f"{layer} ({short_name(w)} weights)" if len(weights) > 1 else layer
         score = interval(*best)
-        if best["low"] > 0 and best["value"] >= KNOWS:
+        if certified:
+            text = (
+                f"No layer knows its position under {short_name(w)} weights, {reference}: the "
+                f"network is translation equivariant, highest SPC {score}"
+            )
+        elif best["low"] > 0 and best["value"] >= KNOWS:
             text = f"{who} knows {_KNOWLEDGE[target]}: SPC {score}"
         elif best["low"] > 0:
             text = f"{who} hints at {_KNOWLEDGE[target]}: SPC {score}, the highest of all layers"
         else:
-            text = f"No layer shows position under {short_name(w)} weights: highest SPC {score}"
+            text = f"No layer shows its position under {short_name(w)} weights: highest SPC {score}"
         if removal is not None:
             bare = spc.loc[(w, removal, layer, target)]
             how = "without padding" if removal == "circular" else f"with {removal} padding"

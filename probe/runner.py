@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
+import timm
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -176,22 +177,6 @@ def run(
     if size is None:
         size = input_size(first.config, stride)
         source = open_stimuli(stimuli, size, seed, **shares)
-    torus = "circular" in variants
-    if torus and not source.tileable:
-        caution(
-            f"circular padding on stimuli that do not tile ({source.name}): the seam where "
-            "opposite borders meet is itself a landmark, so that the circular variant can show "
-            "position that padding never made; use tileable stimuli such as leaves"
-        )
-    if torus and any(pixels % stride for pixels in size):
-        caution(
-            f"images of {size[0]} × {size[1]} pixels are no multiple of the network's stride of "
-            f"{stride}: the torus of some layer does not close, and circular padding leaves "
-            "position behind"
-        )
-    if test_images == 1:
-        caution("one test image gives no interval: low and high are NaN")
-
     conditions = [_Condition(b, v) for b in backbones for v in variants]
     rows: list[pd.DataFrame] = []
     maps: dict[tuple[str, str, str, str], np.ndarray] = {}
@@ -203,6 +188,21 @@ def run(
             stack.enter_context(evaluating(module))
         leaves = Leaves(size, seed).batch("certificate", 0, CERTIFICATE_IMAGES)
         taps = tap(first.model, layers, first.normalise(leaves), first.name)
+        torus = "circular" in variants
+        if torus and not source.tileable:
+            caution(
+                f"circular padding on stimuli that do not tile ({source.name}): the seam where "
+                "opposite borders meet is itself a landmark, so that the circular variant can show "
+                "position that padding never made; use tileable stimuli such as leaves"
+            )
+        if torus and any(pixels % stride for pixels in size):
+            caution(
+                f"images of {size[0]} × {size[1]} pixels are no multiple of the network's stride "
+                f"of {stride}: the torus of some layer does not close, and circular padding leaves "
+                "position behind"
+            )
+        if test_images == 1:
+            caution("one test image gives no interval: low and high are NaN")
         wanted = {
             layer.name: layer_targets(targets, size, layer.rows, layer.columns)
             for layer in taps.layers
@@ -303,15 +303,10 @@ def run(
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in ("position-probe", "torch", "timm", "numpy", "scipy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            from . import __version__
+    from . import __version__
 
-            found[package] = __version__ if package == "position-probe" else "?"
-    return found
+    found = {"position-probe": __version__, "python": platform.python_version()}
+    return found | {m.__name__: str(m.__version__) for m in (torch, timm, np, scipy, pd)}
 
 
 # ---------------------------------------------------------------- the two passes

@@ -1,0 +1,79 @@
+"""Shared fixtures: real weights, a tiny network, and one small run of the real one."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+import probe
+
+settings.register_profile("probe", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("probe")
+
+LITE = "tf_efficientnet_lite0"
+
+
+class Tiny(nn.Module):
+    """A plain network with zero padding: stride 8, with a normalisation layer and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 8, 12, 16)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU(), nn.Dropout(0.5)
+                )
+                for a, b in pairwise(widths)
+            )
+        )
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.head(self.stages(x).mean((2, 3)))
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return Tiny()
+
+
+TINY_OPTIONS = {
+    "layers": ["stages.*"],
+    "train_images": 12,
+    "test_images": 8,
+    "image_size": 64,
+    "batch_size": 5,
+    "progress": False,
+}
+
+
+@pytest.fixture
+def tiny_options() -> dict:
+    return dict(TINY_OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def lite() -> probe.Backbone:
+    """Backbone with ImageNet weights, from the extra ``bundled``."""
+    backbone = probe.load_backbone(LITE, "pretrained")
+    backbone.model.requires_grad_(False)
+    return backbone
+
+
+@pytest.fixture(scope="session")
+def result() -> probe.Result:
+    """A real run, smaller than the default one."""
+    return probe.run(
+        LITE,
+        layers=["blocks.3", "blocks.5", "blocks.6"],
+        train_images=64,
+        test_images=32,
+        progress=False,
+    )

@@ -1,0 +1,247 @@
+"""The main job: facts about its results, and what it leaves behind, which is nothing."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from sklearn.linear_model import Ridge
+from torch import nn
+
+import probe
+from probe.backbones import fingerprint
+from probe.layers import evaluating, tap
+from probe.stimuli import antithetic_batch, open_stimuli
+
+
+def spc(result: probe.Result, **wanted: str) -> pd.DataFrame:
+    rows = result.table[result.table["metric"] == "spc"]
+    for column, value in wanted.items():
+        rows = rows[rows[column] == value]
+    return rows
+
+
+def test_the_trained_network_knows_where_it_is(result):
+    last = spc(result, weights="pretrained", variant="original", layer="blocks.5").set_index(
+        "target"
+    )
+    assert last.loc["vertical", "value"] >= 0.9
+    assert last.loc["gaussian", "value"] >= 0.9
+    random_last = spc(result, weights="random", variant="original", layer="blocks.6")
+    assert (random_last["value"] >= 0.8).all()
+
+
+def test_on_a_torus_there_is_no_position_to_find(result):
+    bare = spc(result, variant="circular")
+    assert len(bare) == 2 * 3 * 5
+    assert (bare["value"].abs() <= 0.1).all()
+    contains = (bare["low"] <= 0) & (bare["high"] >= 0)
+    assert contains.mean() >= 0.9
+    for (_, variant), certificate in result.certificates.items():
+        assert certificate.passes == (variant == "circular")
+
+
+def test_the_table_is_tidy(result):
+    columns = (
+        "model weights variant stimuli readout layer depth channels height width target metric"
+    )
+    assert list(result.table.columns) == [*columns.split(), "value", "low", "high"]
+    assert len(result.table) == 2 * 2 * 3 * 5 * 3
+    assert not result.table.isna().any().any()
+    assert not result.table.duplicated(columns.split()).any()
+    assert (result.table["low"] <= result.table["value"]).all()
+    assert (result.table["value"] <= result.table["high"]).all()
+    assert len(result.maps) == 2 * 2 * 3 * 5
+    assert result.maps["pretrained", "circular", "blocks.6", "gaussian"].shape == (7, 7)
+    assert result.true_map("blocks.3", "vertical").shape == (14, 14)
+    with pytest.raises(probe.ProbeError, match=r"blocks\.3"):
+        result.true_map("blocks.0", "vertical")
+
+
+def test_scores_and_maps_are_those_of_a_fit_on_stacked_features(tiny, tiny_options):
+    """The whole way again by hand: features, scikit-learn's ridge, scipy's SPC."""
+    got = probe.run(tiny, variants="circular", targets="gaussian", **tiny_options)
+    source = open_stimuli("leaves", (64, 64), 0)
+    kept: dict[str, list[torch.Tensor]] = {"train": [], "test": []}
+    with evaluating(tiny), probe.padding("circular"):
+        for split, images in (
+            ("train", source.batch("train", 0, 12)),
+            ("test", antithetic_batch(source, 0, 8, 32)),
+        ):
+            taps = tap(tiny, ["stages.2"], images)
+            taps.run(tiny, images, lambda _, f, split=split: kept[split].append(f.clone()))
+    flat = {k: v[0].permute(0, 2, 3, 1).reshape(-1, 16).double().numpy() for k, v in kept.items()}
+    mean, deviation = flat["train"].mean(0), flat["train"].std(0)
+    alive = deviation > 0
+    z = {k: (v[:, alive] - mean[alive]) / deviation[alive] for k, v in flat.items()}
+    alpha = next(a["alpha"] for a in got.provenance["alphas"] if a["layer"] == "stages.2")
+    truth = got.true_map("stages.2", "gaussian").ravel()
+    model = Ridge(alpha=alpha * len(z["train"])).fit(z["train"], np.tile(truth, 12))
+    predictions = model.predict(z["test"]).reshape(8, -1)
+    got_map = got.maps["given", "circular", "stages.2", "gaussian"]
+    np.testing.assert_allclose(got_map, predictions.mean(0).reshape(8, 8), atol=1e-5)
+    expected = np.mean([stats.spearmanr(p, truth).statistic for p in predictions])
+    value = spc(got, layer="stages.2")["value"].item()
+    assert value == pytest.approx(expected, abs=0.02)  # rounding may swap near ties
+
+
+def test_the_same_seed_gives_the_same_bits_and_batches_change_only_rounding(tiny, tiny_options):
+    first = probe.run(tiny, **tiny_options)
+    again = probe.run(tiny, **tiny_options)
+    pd.testing.assert_frame_equal(first.table, again.table, check_exact=True)
+    assert all(np.array_equal(first.maps[k], again.maps[k]) for k in first.maps)
+    other = probe.run(tiny, **{**tiny_options, "batch_size": 12})
+    for key, values in first.maps.items():
+        np.testing.assert_allclose(values, other.maps[key], atol=1e-3)
+    seeded = probe.run(tiny, **tiny_options, seed=1)
+    assert not first.table["value"].equals(seeded.table["value"])
+
+
+class Boom(RuntimeError):
+    pass
+
+
+def state_of(model: nn.Module) -> tuple:
+    return (
+        fingerprint(model),
+        [m.training for m in model.modules()],
+        [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
+        [(p.requires_grad, p.grad is None) for p in model.parameters()],
+        torch.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),  # noqa: NPY002 - the global one
+        random.getstate(),
+        torch.is_grad_enabled(),
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.overrides._len_torch_function_stack(),
+    )
+
+
+def test_the_run_leaves_everything_as_it_was(tiny, tiny_options):
+    tiny.train()
+    tiny.stages[1].eval()
+    before = state_of(tiny)
+    probe.run(tiny, **tiny_options)
+    assert state_of(tiny) == before
+
+
+@pytest.mark.parametrize("call", [1, 4, 9, 14])
+def test_also_after_an_exception_inside(tiny, tiny_options, call, monkeypatch):
+    """In the dry run, the certificates, the training pass, the test pass."""
+    forward, calls = nn.BatchNorm2d.forward, []
+
+    def failing(self, x):
+        calls.append(x)
+        if len(calls) == 3 * call:
+            raise Boom
+        return forward(self, x)
+
+    tiny.train()
+    before = state_of(tiny)
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", failing)
+    with pytest.raises((Boom, probe.ProbeError)):
+        probe.run(tiny, **{**tiny_options, "variants": ("circular", "reflect")})
+        raise Boom  # the dry run tries a second memory format
+    assert state_of(tiny) == before
+
+
+def test_every_variant_runs_and_only_padding_differs(tiny, tiny_options):
+    variants = ("original", "zeros", "reflect", "replicate", "circular")
+    got = probe.run(tiny, variants=variants, **tiny_options)
+    values = {v: spc(got, variant=v)["value"].to_numpy() for v in variants}
+    np.testing.assert_allclose(values["zeros"], values["original"], atol=1e-6)
+    assert not np.allclose(values["reflect"], values["original"], atol=1e-3)
+    assert not np.allclose(values["replicate"], values["reflect"], atol=1e-3)
+
+
+@pytest.mark.parametrize("colour", ["black", "white"])
+def test_uniform_images_show_padding_alone(tiny, tiny_options, colour):
+    got = probe.run(tiny, stimuli=colour, **tiny_options)
+    bare = spc(got, variant="circular")
+    assert (bare[["value", "low", "high"]] == 0).all(axis=None)  # constant predictions score 0
+    padded = spc(got, variant="original", layer="stages.2", target="gaussian")
+    assert padded["low"].item() > 0
+    r2 = got.table.query("metric == 'r2' and variant == 'circular'")["value"]
+    np.testing.assert_allclose(r2, 0, atol=1e-9)
+
+
+def test_stimuli_of_every_kind(tiny, tiny_options, tmp_path):
+    options = {**tiny_options, "variants": "original", "targets": ["vertical"]}
+    images = torch.rand(20, 3, 64, 64)
+    for stimuli in ("noise", "pink", images):
+        got = probe.run(tiny, stimuli=stimuli, **options)
+        assert len(got.table) == 9
+    del options["image_size"]
+    assert probe.run(tiny, stimuli=images, **options).table.equals(got.table)
+    with pytest.warns(probe.ProbeWarning, match="do not tile"):
+        got = probe.run(tiny, stimuli=images, **{**options, "variants": "circular"})
+    assert any("seam" in caution for caution in got.provenance["warnings"])
+
+
+def test_an_image_size_that_does_not_close_the_torus_is_cautioned(tiny, tiny_options):
+    with pytest.warns(probe.ProbeWarning, match="does not close"):
+        got = probe.run(tiny, **{**tiny_options, "image_size": (64, 60)})
+    assert not got.certificates["given", "circular"].passes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variants": "circlar"}, "circular"),
+        ({"targets": ["vertical", "diagonal"]}, "diagonal"),
+        ({"readout": "forest"}, "ridge"),
+        ({"train_images": 0}, "train_images.*at least 2.*0"),
+        ({"test_images": 0}, "test_images.*at least 1"),
+        ({"batch_size": 2.5}, "batch_size"),
+        ({"seed": -1}, "seed"),
+        ({"image_size": (1, 2, 3)}, "image_size"),
+        ({"image_size": 0}, "image_size"),
+        ({"layers": ["nothing.*"]}, "nothing"),
+        ({"layers": []}, "layers"),
+        ({"stimuli": "leafs"}, "leaves"),
+        ({"weights": "random"}, "given"),
+        ({"device": "tpu7"}, "device"),
+        ({"variants": []}, "variants"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(tiny, tiny_options, change, message):
+    with pytest.raises(probe.ProbeError, match=message) as caught:
+        probe.run(tiny, **{**tiny_options, **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_features_that_are_not_finite_name_the_first_layer(tiny, tiny_options):
+    with torch.no_grad():
+        tiny.stages[1][0].weight[0, 0, 0, 0] = torch.inf
+    with pytest.raises(probe.ProbeError, match=r"first at layer stages\.1 "):
+        probe.run(tiny, **tiny_options)
+
+
+def test_a_module_without_a_name_is_called_by_its_class(tiny, tiny_options):
+    got = probe.run(tiny, **tiny_options)
+    assert got.model == "Tiny"
+    assert got.table["weights"].unique().tolist() == ["given"]
+    assert probe.run(tiny, **tiny_options, name="mine").model == "mine"
+
+
+def test_weights_may_be_a_timm_name_and_files_together(tmp_path):
+    name = "mobilenetv3_small_050"
+    file = tmp_path / "mine.pth"
+    torch.save(probe.load_backbone(name, "random", seed=5).model.state_dict(), file)
+    options = {"train_images": 4, "test_images": 4, "image_size": 64, "progress": False}
+    got = probe.run(name, weights=[file, "random"], variants="original", **options)
+    assert got.table["weights"].unique().tolist() == [str(file), "random"]
+    hashes = [b["sha256"] for b in got.provenance["backbones"]]
+    assert hashes[0] == probe.load_backbone(name, "random", seed=5).sha256 != hashes[1]
+
+
+def test_deep_copies_agree(tiny, tiny_options):
+    """Nothing is remembered from one model to the next."""
+    a = probe.run(copy.deepcopy(tiny), **tiny_options)
+    b = probe.run(tiny, **tiny_options)
+    pd.testing.assert_frame_equal(a.table, b.table, check_exact=True)

@@ -1,0 +1,98 @@
+"""Scores against scipy and scikit-learn; intervals against their promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import mean_absolute_error, r2_score
+
+from probe import scores
+
+
+@given(seed=st.integers(0, 999), places=st.integers(3, 60), ties=st.booleans())
+def test_scores_are_scipys_and_scikit_learns(seed, places, ties):
+    rng = np.random.default_rng(seed)
+    target = rng.random(places)
+    predictions = rng.normal(size=(4, places)) + target
+    if ties:
+        target, predictions = target.round(1), predictions.round(1)
+        target[0] += 1  # not constant
+        predictions[:, 0] += 3
+    spc = scores.spearman(predictions, target)
+    for got, prediction in zip(spc, predictions, strict=True):
+        assert got == pytest.approx(stats.spearmanr(prediction, target).statistic, abs=1e-12)
+    for got, prediction in zip(
+        scores.mean_absolute_error(predictions, target), predictions, strict=True
+    ):
+        assert got == pytest.approx(mean_absolute_error(target, prediction))
+    for got, prediction in zip(scores.r_squared(predictions, target), predictions, strict=True):
+        assert got == pytest.approx(r2_score(target, prediction))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, -3e6])
+def test_a_constant_prediction_scores_zero(value):
+    rng = np.random.default_rng(0)
+    target = rng.random(49)
+    constant = np.full((2, 49), value)
+    constant[1] += value * rng.uniform(-1, 1, 49) * np.finfo(np.float32).eps  # rounding
+    assert scores.spearman(constant, target).tolist() == [0, 0]
+    assert np.isfinite(scores.r_squared(constant, target)).all()
+
+
+def test_rank_order_alone_counts_however_small_the_prediction():
+    target = np.linspace(0, 1, 49)
+    assert scores.spearman(0.5 + 1e-4 * target[None], target) == pytest.approx(1)
+    assert scores.spearman(0.5 - 1e-4 * target[None], target) == pytest.approx(-1)
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say():
+    """2,000 experiments of 64 images each, normal and skewed."""
+    rng = np.random.default_rng(1)
+    for draw, truth in ((rng.normal, 0.0), (rng.exponential, 1.0)):
+        low, high = scores.bootstrap_interval(draw(size=(64, 2000)))
+        coverage = np.mean((low <= truth) & (truth <= high))
+        assert coverage == pytest.approx(0.95, abs=0.03)
+
+
+def test_intervals_are_those_of_student_for_normal_scores():
+    values = np.random.default_rng(2).normal(size=(16, 500))
+    low, high = scores.bootstrap_interval(values)
+    half = stats.t.ppf(0.975, 15) * values.std(0, ddof=1) / 4
+    assert np.mean(high - low) == pytest.approx(2 * half.mean(), rel=0.05)
+
+
+def test_likeness_within_scenes_widens_the_interval_and_antithesis_does_not_narrow_it():
+    rng = np.random.default_rng(3)
+    alike = np.repeat(rng.normal(size=(16, 50)), 4, axis=0)
+    low, high = scores.bootstrap_interval(alike)
+    wide_low, wide_high = scores.bootstrap_interval(alike, scene=4)
+    assert np.mean(wide_high - wide_low) > 1.7 * np.mean(high - low)
+    opposed = np.concatenate(
+        [x * np.array([[1], [-1], [1], [-1]]) for x in rng.normal(size=(16, 1, 50))]
+    )
+    low, high = scores.bootstrap_interval(opposed)
+    wide_low, wide_high = scores.bootstrap_interval(opposed, scene=4)
+    assert (wide_low <= low).all()
+    assert (high <= wide_high).all()
+
+
+def test_one_image_says_nothing_of_the_spread():
+    low, high = scores.bootstrap_interval(np.ones((1, 3)))
+    assert np.isnan(low).all()
+    assert np.isnan(high).all()
+    low, high = scores.bootstrap_interval(np.ones((5, 3)))
+    np.testing.assert_array_equal(low, 1)
+    np.testing.assert_array_equal(high, 1)
+
+
+def test_intervals_are_seeded():
+    values = np.random.default_rng(0).normal(size=(20, 2))
+    np.testing.assert_array_equal(
+        scores.bootstrap_interval(values, 3), scores.bootstrap_interval(values, 3)
+    )
+    assert (
+        scores.bootstrap_interval(values, 3)[0] != scores.bootstrap_interval(values, 4)[0]
+    ).all()
