@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_BLOCK = 512
+_BLOCK = 256  # channels whose products are taken at once; skips most of the upper triangle
 
 
 @dataclass
@@ -128,6 +128,12 @@ def centred(features: Tensor, origin: Tensor) -> Tensor:
     batch, channels, height, width = features.shape
     samples = features.permute(0, 2, 3, 1) - origin
     return samples.reshape(batch, height * width, channels)
+
+
+def symmetric(lower: Tensor) -> Tensor:
+    """Fill in the upper triangle of a matrix (C, C) of which the lower one counts."""
+    triangle = lower.tril(-1)
+    return triangle + triangle.T + lower.diagonal().diag()
 
 
 def pilot_origin(features: Tensor) -> Tensor:
