@@ -29,6 +29,7 @@ PRESETS: tuple[str, ...] = ("stages", "blocks", "convs")
 MAX_PLACES = 28
 """Greatest height and width at which a layer is probed; larger ones are averaged down."""
 
+_Shape = tuple[int, ...]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -276,19 +277,11 @@ def tap(
         If the model refuses the image size, or an exactly named layer can't be probed.
     """
     names, exact = choose_layers(model, layers, label)
-    fired: dict[str, list[tuple[int, ...] | None]] = {}
-
-    def receive(name: str, output: Any) -> None:
-        tensor = _first_tensor(output)
-        fired.setdefault(name, []).append(None if tensor is None else tuple(tensor.shape))
-
     entries = ["forward"]
     if callable(getattr(model, "forward_features", None)):
         entries.insert(0, "forward_features")
-    used, memory_format = entries[0], torch.channels_last
     for used in entries:
-        fired.clear()
-        memory_format = _dry_run(model, names, used, x, receive, label)
+        fired, memory_format = _dry_run(model, names, used, x, label)
         if all(name in fired for name in (exact or names)):
             break
 
@@ -434,16 +427,21 @@ def _dry_run(
     names: Sequence[str],
     entry: str,
     x: Tensor,
-    receive: Callable[[str, Any], None],
     label: str,
-) -> torch.memory_format:
-    """Run once; return the memory format of the input that the model takes."""
+) -> tuple[dict[str, list[_Shape | None]], torch.memory_format]:
+    """Run once; return the shapes that each layer gave, and the memory format of the input."""
     failure: Exception | None = None
     for memory_format in (torch.channels_last, torch.contiguous_format):
+        fired: dict[str, list[_Shape | None]] = {}
+
+        def receive(name: str, output: Any, fired: dict[str, list[_Shape | None]] = fired) -> None:
+            tensor = _first_tensor(output)
+            fired.setdefault(name, []).append(None if tensor is None else tuple(tensor.shape))
+
         try:
             with hooked(model, names, receive):
                 getattr(model, entry)(x.contiguous(memory_format=memory_format))
-            return memory_format
+            return fired, memory_format
         except Exception as error:  # whatever the model's author chose to raise
             failure = failure or error
     text = (str(failure).strip().splitlines() or [type(failure).__name__])[0][:200]

@@ -124,6 +124,26 @@ def test_what_matches_nothing_or_has_no_map_is_explained(tiny):
             tap(nn.Sequential(nn.Flatten(), nn.Linear(7, 7)), ["0"], x)
 
 
+def test_models_that_refuse_channels_last_are_fed_the_default_format(tiny):
+    class Strict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny.stages
+
+        def forward(self, x):
+            x = self.inner[1](self.inner[0](x))
+            return self.inner[2](x.view(len(x), 12 * 16, -1).view(len(x), 12, 16, -1))
+
+    x = torch.rand(2, 3, 64, 64)
+    model = Strict()
+    with evaluating(model):
+        taps = tap(model, ["inner.*"], x)
+        seen = []
+        taps.run(model, x, lambda layer, f: seen.append((layer.name, tuple(f.shape[2:]))))
+    assert taps.memory_format == torch.contiguous_format
+    assert seen == [("inner.0", (32, 32)), ("inner.1", (16, 16)), ("inner.2", (8, 8))]
+
+
 def test_models_without_feature_info_have_their_blocks_probed(tiny):
     with evaluating(tiny), pytest.warns(probe.ProbeWarning, match="feature_info"):
         taps = tap(tiny, "stages", torch.rand(2, 3, 64, 64))
