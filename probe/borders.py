@@ -7,6 +7,8 @@ and calls the function without padding. The network and its weights stay untouch
 
 from __future__ import annotations
 
+import math
+import operator
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -31,7 +33,12 @@ Borders = Mapping[int, tuple[int, int]]
 @lru_cache(maxsize=4096)
 def _source(rule: str, size: int, first: int, last: int, device: torch.device) -> Tensor:
     """Cells in [0, size) that stand in for the cells first … last - 1, some outside it."""
-    places = torch.arange(first, last)
+    with torch.inference_mode(False):  # cached: a later call may need gradients
+        places = torch.arange(first, last)
+        return _stand_ins(rule, size, places).to(device)
+
+
+def _stand_ins(rule: str, size: int, places: Tensor) -> Tensor:
     if rule == "circular":
         places = places % size
     elif rule == "replicate":
@@ -40,7 +47,7 @@ def _source(rule: str, size: int, first: int, last: int, device: torch.device) -
         period = max(2 * (size - 1), 1)
         places = places % period
         places = torch.minimum(places, period - places) if size > 1 else places * 0
-    return places.to(device)
+    return places
 
 
 def extend(x: Tensor, borders: Borders, rule: str) -> Tensor:
@@ -111,9 +118,12 @@ def extend(x: Tensor, borders: Borders, rule: str) -> Tensor:
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    items = tuple(int(v) for v in value)
+    try:
+        side = operator.index(value)
+    except TypeError:
+        items = tuple(operator.index(v) for v in value)
+    else:
+        return side, side
     return (items[0], items[0]) if len(items) == 1 else (items[0], items[1])
 
 
@@ -138,6 +148,12 @@ class padding(TorchFunctionMode):
     and bicubic upsampling by whole factors take their neighbours from there too under ``circular``
     and ``reflect``. Output sizes stay what they were. Blocks nest, the inner one wins; other
     threads are not affected.
+
+    A ``pad`` is taken for a border if it pads height and width, both or one of them on both
+    sides, of a map (B, C, H, W) or (B, H, W, C) by zeros, −∞ or another rule. Padded channels and
+    tokens, a column of ones, one-sided padding of a single dimension (as in relative positions)
+    and three-dimensional tensors padded by constants are none. Scripted and traced modules hide
+    their calls and are not rewritten; :func:`probe.run` certifies what was reached.
 
     Parameters
     ----------
@@ -203,7 +219,8 @@ class padding(TorchFunctionMode):
         kernel: Any = None,
         stride: Any = None,
     ) -> Tensor:
-        top, left = borders.get(-2, (0, 0)), borders.get(-1, (0, 0))
+        nhwc = -3 in borders
+        top, left = (borders.get(d, (0, 0)) for d in ((-3, -2) if nhwc else (-2, -1)))
         if any(width > 0 for pair in borders.values() for width in pair):
             self._calls[(function, kernel, stride, (*top, *left))] += 1
         return extend(x, borders, self.rule)
@@ -288,8 +305,15 @@ def _max_pool2d(
 ) -> Any:
     stride = kernel_size if stride is None or stride == [] else stride
     borders = _pool_borders(input, kernel_size, stride, padding, dilation, ceil_mode)
-    input = border._extend(input, borders, "max_pool2d", _pair(kernel_size), _pair(stride))
-    return func(input, kernel_size, stride, 0, dilation, False)
+    wide = border._extend(input, borders, "max_pool2d", _pair(kernel_size), _pair(stride))
+    pooled = func(wide, kernel_size, stride, 0, dilation, False)
+    if func is not F.max_pool2d_with_indices:
+        return pooled
+    # Indices count the cells of the extended map: find out which cells stand there.
+    height, width = input.shape[-2:]
+    cells = torch.arange(height * width, device=input.device).view(height, width)
+    stand_ins = extend(cells, borders, border.rule).reshape(-1)
+    return pooled[0], stand_ins[pooled[1]]
 
 
 def _avg_pool2d(
@@ -336,16 +360,21 @@ def _pad(
 ) -> Tensor:
     pairs = [(int(pad[i]), int(pad[i + 1])) for i in range(0, len(pad), 2)]
     widths = {-1 - i: pair for i, pair in enumerate(pairs) if pair != (0, 0)}
-    dims = {d % input.ndim for d in widths}
-    # A feature map is (…, C, H, W) or, with the last dimension left alone, (B, H, W, C).
-    # Padded channels, tokens and relative positions are no borders.
-    spatial = input.ndim >= 3 and dims <= {input.ndim - 2, input.ndim - 1}
-    spatial |= input.ndim == 4 and dims == {1, 2}
-    if input.ndim == 3 and dims == {2}:
-        spatial = False
-    if not spatial or not dims:
+    if not widths or not _is_border(input.ndim, widths, mode, value):
         return func(input, pad, mode, value)
     return border._extend(input, widths, "pad")
+
+
+def _is_border(ndim: int, widths: Borders, mode: str, value: float | None) -> bool:
+    """Whether a ``pad`` writes the border of a feature map; see :class:`padding`."""
+    dims = {d % ndim for d in widths}
+    last_two = ndim >= 3 and dims <= {ndim - 2, ndim - 1}
+    if mode != "constant":
+        return last_two and len(dims) + ndim > 4
+    if ndim != 4 or value not in (None, 0, -math.inf):
+        return False
+    one_sided = len(dims) == 1 and 0 in next(iter(widths.values()))
+    return (last_two or dims == {1, 2}) and not one_sided
 
 
 def _interpolate(
@@ -374,6 +403,8 @@ def _interpolate(
         wanted = _pair(size)
     else:
         factors = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor,) * 2
+        if any(f != int(f) for f in factors):
+            return plain()
         wanted = tuple(int(n * f) for n, f in zip(cells, factors, strict=True))
     if any(w % n for w, n in zip(wanted, cells, strict=True)):
         return plain()
@@ -393,6 +424,7 @@ _HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.conv_transpose2d: _conv_transpose2d,
     F.max_pool2d: _max_pool2d,
     torch.max_pool2d: _max_pool2d,
+    F.max_pool2d_with_indices: _max_pool2d,
     F.avg_pool2d: _avg_pool2d,
     F.unfold: _unfold,
     F.pad: _pad,

@@ -80,7 +80,7 @@ def certify(
     Certificate
     """
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    stride = total_stride(backbone.model, default=1)
+    stride = total_stride(backbone.model)
     shift = []
     for axis in (0, 1):
         step, fault = _step(taps.layers, size[axis], axis, stride)
@@ -120,7 +120,8 @@ def certify(
 
 def _step(layers: Sequence[Layer], pixels: int, axis: int, stride: int) -> tuple[int, str]:
     """Smallest shift in pixels that is a whole number of places in every layer."""
-    step = stride if pixels % stride == 0 else 1
+    # A network may go through larger strides than its probed layers show.
+    step = stride if pixels % stride == 0 and pixels > stride else 1
     word = ("rows", "columns")[axis]
     for layer in layers:
         cells = (layer.height, layer.width)[axis]

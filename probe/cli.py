@@ -153,6 +153,13 @@ def _run_all(names: list[str], options: dict[str, Any], out: Path) -> list[tuple
             typer.echo(f"error: {error}", err=True)
             failures.append((name, str(error)))
             continue
+        except Exception as error:  # whatever it is, the other models still have their turn
+            if len(names) == 1:
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            typer.echo(f"error: {reason}", err=True)
+            failures.append((name, reason))
+            continue
         index = write_index(out)
         typer.echo(summary(result))
         typer.echo(f"\nReport: {folder / 'report.html'}\nAll reports: {index}\n")
@@ -219,7 +226,18 @@ def _score(value: float) -> str:
 
 
 def _items(values: Sequence[str]) -> list[str]:
-    return [item.strip() for value in values for item in value.split(",") if item.strip()]
+    """Split at commas, but not inside the brackets of a glob nor the path of a file."""
+    items: list[str] = []
+    for value in values:
+        items += [value] if _exists(value) else re.split(r",(?![^\[]*\])", value)
+    return [item.strip() for item in items if item.strip()]
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except OSError:
+        return False
 
 
 def _pixels(text: str | None) -> int | tuple[int, int] | None:

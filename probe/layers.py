@@ -228,9 +228,9 @@ def choose_layers(
     """
     modules = dict(model.named_modules())
     modules.pop("", None)
-    wanted = [layers] if isinstance(layers, str) else list(layers)
-    if not wanted:
-        raise ProbeError(f"layers: expected {', '.join(PRESETS)}, or module names; got none")
+    wanted = [layers] if isinstance(layers, str) or not isinstance(layers, Sequence) else layers
+    if not wanted or not all(isinstance(name, str) for name in wanted):
+        raise ProbeError(f"layers: expected {', '.join(PRESETS)}, or module names, got {layers!r}")
     names: dict[str, None] = {}
     exact: set[str] = set()
     for pattern in wanted:
@@ -281,7 +281,12 @@ def tap(
     if callable(getattr(model, "forward_features", None)):
         entries.insert(0, "forward_features")
     for used in entries:
-        fired, memory_format = _dry_run(model, names, used, x, label)
+        try:
+            fired, memory_format = _dry_run(model, names, used, x, label)
+        except ProbeError:
+            if used == entries[-1]:
+                raise
+            continue
         if all(name in fired for name in (exact or names)):
             break
 
@@ -447,7 +452,7 @@ def _dry_run(
     text = (str(failure).strip().splitlines() or [type(failure).__name__])[0][:200]
     height, width = x.shape[-2:]
     raise ProbeError(
-        f"{label} refuses images of {height} × {width} pixels: {text}; choose another image size"
+        f"{label} refuses images of {height} × {width} pixels and {x.shape[1]} channels: {text}"
     ) from failure
 
 
@@ -485,12 +490,21 @@ def _describe(
         layout, channels, (height, width) = (fits or ways[:1])[0]
         return layer(channels, height, width, layout)
     known = getattr(model, "num_prefix_tokens", None)
+    found = []
     for layout, tokens, channels in (("NLC", shape[1], shape[2]), ("NCL", shape[2], shape[1])):
         for prefix in (0, 1, 2) if known is None else dict.fromkeys((known, 0)):
             size = _grid(tokens - prefix, image_size)
             if size is not None:
-                return layer(channels, *size, layout, prefix)
-    return None
+                found.append(layer(channels, *size, layout, prefix))
+                break
+    if len(found) == 2 and known is None and shape[1] != shape[2]:
+        warnings.warn(
+            f"layer {name} returns a tensor of shape {shape}: it is taken for "
+            f"{found[0].height} × {found[0].width} tokens of {found[0].channels} channels",
+            ProbeWarning,
+            stacklevel=2,
+        )
+    return found[0] if found else None
 
 
 def _covers(size: Sequence[int], image_size: tuple[int, int]) -> bool:

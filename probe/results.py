@@ -10,6 +10,7 @@ import math
 import os
 import shlex
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class Result:
     @property
     def model(self) -> str:
         """Name of the backbone."""
-        return str(self.provenance["options"]["model"])
+        return str(self.provenance["name"])
 
     @property
     def layers(self) -> list[str]:
@@ -260,10 +261,15 @@ def load(folder: str | Path) -> Result:
             entry["residual"] = _number(entry["residual"])
             entry["layers"] = {k: _number(v) for k, v in entry["layers"].items()}
             certificates[condition] = Certificate(**entry)
+        absent = {"options", "backbones", "stimuli", "name", "started"} - set(record)
+        if absent:
+            raise KeyError(f"run.json says nothing of {', '.join(sorted(absent))}")
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
         raise ProbeError(f"{folder} holds no result of a run: {missing} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except zipfile.BadZipFile as error:
+        raise ProbeError(f"the result in {folder} can't be read: maps.npz is damaged") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
         raise ProbeError(f"the result in {folder} can't be read: {error}") from error
     return Result(table, maps, certificates, record)
 
@@ -314,8 +320,8 @@ def check_folder(folder: Path) -> None:
     ProbeError
         If there is no room or permission.
     """
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     try:
+        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(_ROOM))
             file.flush()
@@ -378,14 +384,15 @@ def _verdict(result: Result) -> list[str]:
         certified = result.certificates[(w, reference)].passes
         who = f"{layer} ({short_name(w)} weights)" if len(weights) > 1 else layer
         score = interval(*best)
+        shown = math.isnan(best["low"]) or best["low"] > 0
         if certified:
             text = (
                 f"No layer knows its position under {short_name(w)} weights, {reference}: the "
                 f"network is translation equivariant, highest SPC {score}"
             )
-        elif best["low"] > 0 and best["value"] >= KNOWS:
+        elif shown and best["value"] >= KNOWS:
             text = f"{who} knows {_KNOWLEDGE[target]}: SPC {score}"
-        elif best["low"] > 0:
+        elif shown:
             text = f"{who} hints at {_KNOWLEDGE[target]}: SPC {score}, the highest of all layers"
         else:
             text = f"No layer shows its position under {short_name(w)} weights: highest SPC {score}"
@@ -400,10 +407,11 @@ def _verdict(result: Result) -> list[str]:
         holds = int(((gone["low"] <= 0) & (gone["high"] >= 0)).sum())
         extreme = float(gone["value"].abs().max())
         who = f"{short_name(w)} weights" if len(weights) > 1 else "the network"
+        counted = f"; {holds} of {len(gone)} intervals contain 0"
         sentences.append(
             f"With {removal} padding {who} leave{'s' * (len(weights) == 1)} "
-            f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target; "
-            f"{holds} of {len(gone)} intervals contain 0."
+            f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target"
+            f"{'' if gone['low'].isna().any() else counted}."
         )
 
     for (w, v), certificate in result.certificates.items():
@@ -462,18 +470,23 @@ def _random_beats_trained(
 
 
 def _command(provenance: Mapping[str, Any]) -> str:
-    options = provenance["options"]
-    if provenance.get("module") or options["stimuli"] == "tensor":
-        names = ("variants", "layers", "targets", "train_images", "test_images", "image_size")
-        names += ("batch_size", "readout", "seed", "device")
-        rest = ", ".join(f"{k}={options[k]!r}" for k in names)
-        stimuli = "images" if options["stimuli"] == "tensor" else repr(options["stimuli"])
-        if provenance.get("module"):
-            return f"probe.run(module, name={options['model']!r}, stimuli={stimuli}, {rest})"
-        return (
-            f"probe.run({options['model']!r}, weights={options['weights']!r}, "
-            f"stimuli={stimuli}, {rest})"
-        )
+    options = dict(provenance["options"])
+    own = {k: v for k in ("name", "mean", "std") if (v := options.pop(k)) is not None}
+    named = provenance["named_stimuli"]
+    if provenance["module"] or own or not named:
+        call = {
+            "weights": options["weights"],
+            **own,
+            **{k: v for k, v in options.items() if k not in ("model", "weights")},
+        }
+        model = repr(options["model"])
+        if provenance["module"]:
+            model = "module"
+            del call["weights"]
+        words = [
+            f"{k}={v!r}" if k != "stimuli" or named else "stimuli=stimuli" for k, v in call.items()
+        ]
+        return f"probe.run({', '.join([model, *words])})"
     words = ["probe", "run", options["model"]]
     for key, value in options.items():
         if key == "model":
@@ -482,10 +495,8 @@ def _command(provenance: Mapping[str, Any]) -> str:
         flag = f"--{key.replace('_', '-')}"
         if key == "image_size":
             words += [flag, "x".join(map(str, dict.fromkeys(values)))]
-        elif all("," not in str(v) for v in values):
-            words += [flag, ",".join(map(str, values))]
         else:
-            words += [word for v in values for word in (flag, str(v))]
+            words += [flag, ",".join(map(str, values))]
     return shlex.join(words)
 
 

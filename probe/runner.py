@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import operator
 import platform
 import time
 import warnings
@@ -105,7 +106,7 @@ def run(
         :func:`probe.layers.choose_layers`.
     targets : str or sequence of str
         Any of :data:`probe.TARGETS`.
-    stimuli : str, Path, Tensor or Stimuli
+    stimuli : str, Path, Tensor, ndarray or Stimuli
         ``leaves``, ``noise``, ``pink``, ``black``, ``white``, a folder of photographs, or a
         tensor (N, 3, H, W) in [0, 1], of which the first are for training, the next for testing.
     train_images, test_images : int
@@ -150,6 +151,8 @@ def run(
         variants, targets, readout, train_images, test_images, batch_size, seed
     )
     size = _size(image_size)
+    if isinstance(stimuli, np.ndarray):
+        stimuli = torch.from_numpy(stimuli)
     if isinstance(stimuli, Tensor) and size is None and stimuli.ndim == 4:
         size = (int(stimuli.shape[2]), int(stimuli.shape[3]))
     elif isinstance(stimuli, Stimuli) and size is None:
@@ -186,8 +189,9 @@ def run(
         stack.enter_context(_exact_float32())
         for module in {id(b.model): b.model for b in backbones}.values():
             stack.enter_context(evaluating(module))
-        leaves = Leaves(size, seed).batch("certificate", 0, CERTIFICATE_IMAGES)
-        taps = tap(first.model, layers, first.normalise(leaves), first.name)
+        with _memory_explained(CERTIFICATE_IMAGES):
+            leaves = Leaves(size, seed).batch("certificate", 0, CERTIFICATE_IMAGES)
+            taps = tap(first.model, layers, first.normalise(leaves), first.name)
         torus = "circular" in variants
         if torus and not source.tileable:
             caution(
@@ -203,10 +207,22 @@ def run(
             )
         if test_images == 1:
             caution("one test image gives no interval: low and high are NaN")
+        elif test_images <= scene_size(source):
+            caution(
+                f"the {test_images} test images show one scene: their intervals say nothing of "
+                "other scenes"
+            )
         wanted = {
             layer.name: layer_targets(targets, size, layer.rows, layer.columns)
             for layer in taps.layers
         }
+        for name_of, maps_of in wanted.items():
+            flat = [t for t, m in zip(targets, maps_of, strict=True) if np.ptp(m) < 1e-9]
+            if flat:
+                caution(
+                    f"at {name_of} the target {', '.join(flat)} is the same at every place: its "
+                    "scores there are 0 by definition; choose a larger image size"
+                )
         bar = stack.enter_context(
             tqdm(
                 total=(train_images + test_images) * len(conditions),
@@ -257,7 +273,7 @@ def run(
         caution(message)
     provenance = {
         "options": {
-            "model": model if isinstance(model, str) else first.name,
+            "model": model if isinstance(model, str) else type(model).__name__,
             "weights": [b.weights for b in backbones],
             "variants": variants,
             "layers": layers if isinstance(layers, str) else list(layers),
@@ -270,7 +286,12 @@ def run(
             "readout": readout,
             "seed": seed,
             "device": str(device),
+            "name": name,
+            "mean": None if mean is None else list(first.mean),
+            "std": None if std is None else list(first.std),
         },
+        "name": first.name,
+        "named_stimuli": isinstance(stimuli, str | Path),
         "module": isinstance(model, nn.Module),
         "backbones": [
             {
@@ -323,7 +344,9 @@ def _stream(
 ) -> None:
     """Run every batch through every condition; hand over each layer's reduced features."""
     for start in range(0, count, batch_size):
-        images = batch(start, min(start + batch_size, count))
+        stop = min(start + batch_size, count)
+        with _memory_explained(stop - start):
+            images = batch(start, stop)
         for condition in group:
 
             def take(
@@ -334,7 +357,7 @@ def _stream(
             ) -> None:
                 receive(condition, layer, layer.reduce(_single(features)), start)
 
-            with running(condition.variant):
+            with running(condition.variant), _memory_explained(len(images)):
                 taps.run(condition.backbone.model, condition.backbone.normalise(images), take)
             bar.update(len(images))
 
@@ -433,14 +456,38 @@ def _groups(conditions: Sequence[_Condition], taps: Taps) -> Iterator[list[_Cond
 
 @contextmanager
 def _exact_float32() -> Iterator[None]:
-    """Keep CUDA from rounding float32 products to TF32, as it was before afterwards."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    """Keep float32 products from being rounded to TF32 or bfloat16; as before afterwards."""
+    backends = torch.backends
+    if not hasattr(backends.cuda.matmul, "fp32_precision"):  # torch < 2.9
+        settings = [(backends.cuda.matmul, "allow_tf32"), (backends.cudnn, "allow_tf32")]
+        exact: bool | str = False
+    else:
+        places = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+        places += (backends.mkldnn.matmul, backends.mkldnn.conv)
+        settings, exact = [(place, "fp32_precision") for place in places], "ieee"
+    before = [getattr(place, name) for place, name in settings]
     try:
+        for place, name in settings:
+            setattr(place, name, exact)
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        for (place, name), value in zip(settings, before, strict=True):
+            setattr(place, name, value)
+
+
+@contextmanager
+def _memory_explained(images: int) -> Iterator[None]:
+    """Say what to do where memory runs out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and "memory" not in text:
+            raise
+        raise ProbeError(
+            f"out of memory on a batch of {images} images: choose a smaller batch size, a "
+            "smaller image size or fewer layers"
+        ) from error
 
 
 # ---------------------------------------------------------------- checking what was asked for
@@ -489,18 +536,19 @@ def _weights(model: str | nn.Module, weights: Any) -> list[str]:
 
 
 def _listed(value: Any, what: str) -> list[Any]:
-    items = [value] if isinstance(value, str | Path) else list(value)
-    if not items:
-        raise ProbeError(f"{what}: expected at least one, got none")
+    single = isinstance(value, str | Path) or not isinstance(value, Sequence)
+    items = [value] if single else list(value)
+    if not items or not all(isinstance(item, str | Path) for item in items):
+        raise ProbeError(f"{what}: expected one or several names, got {value!r}")
     return list(dict.fromkeys(items))
 
 
 def _count(value: Any, what: str, least: int) -> int:
     try:
-        number = int(value)
-    except (TypeError, ValueError):
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
         number = None
-    if number is None or number != value or isinstance(value, bool) or number < least:
+    if number is None or number < least:
         raise ProbeError(f"{what}: expected a whole number of at least {least}, got {value!r}")
     return number
 
@@ -508,7 +556,7 @@ def _count(value: Any, what: str, least: int) -> int:
 def _size(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
-    sides = (value, value) if isinstance(value, int) else tuple(value)
+    sides = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(sides) != 2:
         raise ProbeError(f"image_size: expected one number or (height, width), got {value!r}")
     height, width = (_count(side, "image_size", 1) for side in sides)

@@ -300,7 +300,11 @@ class Photos(Stimuli):
         super().__init__(image_size, seed)
         self.folder = Path(folder).expanduser()
         self.name = str(folder)
-        if not self.folder.is_dir():
+        try:
+            missing = not self.folder.is_dir()
+        except OSError:
+            missing = True
+        if missing:
             raise ProbeError(f"no folder of photographs at {str(folder)!r}")
         found = sorted(
             p for p in self.folder.rglob("*") if p.suffix.lower() in _PHOTO_SUFFIXES and p.is_file()
@@ -374,7 +378,7 @@ class Photos(Stimuli):
         try:
             with Image.open(path) as file:
                 file.draft("RGB", (2 * width, 2 * height))
-                photo = ImageOps.exif_transpose(file).convert("RGB")
+                photo = _eight_bit(ImageOps.exif_transpose(file)).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             self._skip(path)
             return None
@@ -388,6 +392,17 @@ class Photos(Stimuli):
         name = str(path.relative_to(self.folder))
         if name not in self.skipped:
             self.skipped.append(name)
+
+
+def _eight_bit(photo: Image.Image) -> Image.Image:
+    """Scale a 16-bit grey photograph, which Pillow would clip, to 8 bits."""
+    if photo.mode == "F":
+        raise ValueError("floating-point pictures have no known white")
+    if not photo.mode.startswith("I"):
+        return photo
+    return Image.fromarray(
+        (np.asarray(photo).astype(np.float64) / 257).clip(0, 255).astype(np.uint8)
+    )
 
 
 class Given(Stimuli):
@@ -422,6 +437,13 @@ class Given(Stimuli):
             )
         if images.dtype == torch.uint8:
             images = images / 255
+        if not images.is_floating_point() or images.layout != torch.strided or images.is_meta:
+            raise ProbeError(
+                f"stimuli: expected a dense tensor of floating-point values in [0, 1], got "
+                f"{images.dtype}, {images.layout}, on {images.device}"
+            )
+        if 0 in images.shape:
+            raise ProbeError(f"stimuli: images of no pixels, shape {tuple(images.shape)}")
         # Of a tensor on disk or larger than memory only what is used is looked at.
         low, high = (float(v) for v in torch.aminmax(images[:needed]))
         if not (low >= 0 and high <= 1):
@@ -468,8 +490,8 @@ def antithetic_batch(source: Stimuli, start: int, stop: int, stride: int = 1) ->
     start, stop : int
         First image, and the one after the last.
     stride : int
-        Shifts are rounded to multiples of it where it divides the image's side: on these, an
-        equivariant network's features move by whole places.
+        Shifts are rounded to multiples of it where it divides the image's side into four parts
+        or more: on these, an equivariant network's features move by whole places.
 
     Returns
     -------
@@ -492,7 +514,7 @@ def antithetic_batch(source: Stimuli, start: int, stop: int, stride: int = 1) ->
     for row, index in enumerate(range(start, stop)):
         moves = []
         for side in source.image_size:
-            step = stride if side % stride == 0 else 1
+            step = stride if side % stride == 0 and side // stride >= size else 1
             moves.append(round(index % size * side / step / size) * step)
         images[row] = torch.roll(scenes[index // size - first], moves, (1, 2))
     return images
@@ -514,7 +536,7 @@ def open_stimuli(
 
     Parameters
     ----------
-    stimuli : str, Path, Tensor or Stimuli
+    stimuli : str, Path, Tensor, ndarray or Stimuli
         One of :data:`STIMULI`, a folder of photographs, images (N, 3, H, W) in [0, 1], or a
         source of one's own.
     image_size : (int, int)
@@ -529,6 +551,8 @@ def open_stimuli(
     ProbeError
         If there is no such source, or its images are of another size.
     """
+    if isinstance(stimuli, np.ndarray):
+        stimuli = torch.from_numpy(stimuli)
     if isinstance(stimuli, Tensor):
         stimuli = Given(stimuli, train_images=train_images, test_images=test_images)
     if isinstance(stimuli, Stimuli):
@@ -538,6 +562,11 @@ def open_stimuli(
                 f"got {stimuli.image_size[0]} × {stimuli.image_size[1]}"
             )
         return stimuli
+    if not isinstance(stimuli, str | Path) or not str(stimuli).strip():
+        raise ProbeError(
+            f"stimuli: expected one of {', '.join(STIMULI)}, a folder of photographs or a tensor "
+            f"(N, 3, H, W), got {stimuli!r}"
+        )
     if stimuli == "leaves":
         return Leaves(image_size, seed)
     if stimuli == "noise":
@@ -552,4 +581,9 @@ def open_stimuli(
 
 
 def _looks_like_path(text: str) -> bool:
-    return Path(text).expanduser().exists() or "/" in text or "\\" in text or text[:1] in ".~"
+    if "/" in text or "\\" in text or text[:1] in ".~":
+        return True
+    try:
+        return Path(text).exists()
+    except OSError:
+        return False

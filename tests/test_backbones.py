@@ -109,9 +109,11 @@ def test_checkpoints_that_do_not_fit_or_are_not_safe(tmp_path, trained, capsys):
         probe.load_backbone(NAME, tmp_path / "unsafe.pth")
     assert "executed" not in capsys.readouterr().out
     for name in ("junk.pth", "junk.safetensors"):
-        (tmp_path / name).write_bytes(b"junk" * 10)
-        with pytest.raises(probe.ProbeError, match=r"not safe|can't be read"):
-            probe.load_backbone(NAME, tmp_path / name)
+        for content in (b"junk" * 10, b"<html>404</html>", bytes(64), b"\x80\x02."):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(probe.ProbeError, match="can't be read") as caught:
+                probe.load_backbone(NAME, tmp_path / name)
+            assert "weights_only" not in str(caught.value)
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(probe.ProbeError, match="state_dict"):
         probe.load_backbone(NAME, tmp_path / "list.pth")

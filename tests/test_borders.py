@@ -171,6 +171,43 @@ def test_channels_tokens_and_relative_positions_are_left_alone():
     assert mode.rewritten.empty
 
 
+def test_attention_and_relative_positions_of_real_models_are_left_alone():
+    from timm.layers import RelPosMlp
+    from timm.models.efficientvit_mit import LiteMLA
+
+    torch.manual_seed(0)
+    attention, x = LiteMLA(16, 16, dim=8, scales=()).eval(), torch.randn(1, 16, 8, 8)
+    positions = RelPosMlp((4, 4), 2, prefix_tokens=1).eval()
+    with torch.no_grad():
+        plain = attention(x), positions.get_bias()
+        with probe.padding("circular") as mode:
+            torch.testing.assert_close((attention(x), positions.get_bias()), plain)
+    assert mode.rewritten.empty
+    with probe.padding("circular"):
+        assert F.pad(torch.rand(2, 3, 4, 4), (0, 1))[..., -1].abs().max() == 0  # relative logits
+        same = F.pad(x, (0, 1, 0, 1))  # TensorFlow's "same" at an even size: a border
+    assert torch.equal(same, torch.nn.functional.pad(x, (0, 1, 0, 1), mode="circular"))
+
+
+def test_indices_of_max_pooling_point_at_what_was_pooled():
+    x = torch.randn(2, 3, 9, 8)
+    for rule in ("circular", "reflect", "replicate"):
+        with probe.padding(rule):
+            values, indices = F.max_pool2d(x, 3, 2, 1, return_indices=True)
+            alone = F.max_pool2d(x, 3, 2, 1)
+        assert torch.equal(values, alone)
+        assert torch.equal(x.flatten(2).gather(2, indices.flatten(2)).view_as(values), values)
+
+
+def test_what_inference_mode_cached_does_not_break_gradients():
+    conv, x = nn.Conv2d(3, 3, 3, padding=1), torch.randn(1, 3, 17, 19)
+    with torch.inference_mode(), probe.padding("circular"):
+        conv(x)
+    with probe.padding("circular"):
+        conv(x.requires_grad_()).sum().backward()
+    assert x.grad.shape == x.shape
+
+
 def test_blocks_nest_and_the_inner_one_wins():
     torch.manual_seed(0)
     conv, x = nn.Conv2d(3, 3, 3, padding=1), torch.randn(1, 3, 8, 8)

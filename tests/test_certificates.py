@@ -74,6 +74,14 @@ def test_a_surviving_source_of_position_fails_the_torus():
     assert not seen.passes
 
 
+def test_a_network_that_upsamples_is_shifted_by_its_greatest_stride():
+    torch.manual_seed(0)
+    down = [nn.Conv2d(a, 6, 3, 2, 1) for a in (3, 6, 6)]
+    up = [nn.ConvTranspose2d(6, 6, 4, 2, 1) for _ in range(3)]
+    backbone = probe.load_backbone(nn.Sequential(*down, *up), "given")
+    assert certificate(backbone, "circular", ["5"], 64).passes
+
+
 def test_where_no_shift_moves_whole_places_nothing_is_certified():
     backbone = probe.load_backbone(nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU()), "given")
     seen = certificate(backbone, "circular", ["0"], 64)

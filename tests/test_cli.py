@@ -86,6 +86,8 @@ def test_one_model_that_fails_does_not_stop_the_others(command, tmp_path):
         ([NAME, "--weights", "./no.pth"], "no such checkpoint"),
         ([NAME, "--train-images", "0"], "at least 2"),
         ([NAME, "--image-size", "big"], "224x320"),
+        ([NAME, "--stimuli", ""], "leaves"),
+        ([NAME, "--device", "meta"], "meta"),
         (["nothing_like_it*"], "no timm model matches"),
         (["vgg11", "--image-size", "16"], "16 × 16"),
     ],
@@ -110,6 +112,30 @@ def test_an_output_folder_that_cannot_be(command, tmp_path):
     done = command("run", NAME, *SMALL, "--out", tmp_path / "file")
     assert done.returncode == 2
     assert "can't write" in done.stderr
+    assert command("run", NAME, *SMALL, "--out", tmp_path / ("x" * 300)).returncode == 2
+
+
+def test_paths_with_commas_and_globs_with_brackets(command, tmp_path):
+    file = tmp_path / "a,b c.pth"
+    torch.save(probe.load_backbone(NAME, "random", seed=9).model.state_dict(), file)
+    words = ["--layers", "blocks.[0,1],blocks.2", "--out", tmp_path, "--no-progress"]
+    done = command("run", NAME, *SMALL[:-1], file, *words)
+    assert done.returncode == 0, done.stderr
+    assert probe.load(tmp_path / NAME).layers == ["blocks.0", "blocks.1", "blocks.2"]
+
+
+def test_whatever_one_model_raises_the_others_finish(command, tmp_path, monkeypatch):
+    from timm.models.resnet import ResNet
+
+    def broken(self, x):
+        raise ZeroDivisionError("a bug in a model,\nin two lines")
+
+    monkeypatch.setattr(ResNet, "forward_features", broken)
+    monkeypatch.setattr(ResNet, "forward", broken)
+    done = command("run", "resnet10t", NAME, *SMALL, "--out", tmp_path, "--no-progress")
+    assert done.returncode == 1
+    assert "resnet10t: " in done.stderr
+    assert (tmp_path / NAME / "report.html").exists()
 
 
 def test_it_runs_from_a_checkout_without_installation(tmp_path):

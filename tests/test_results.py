@@ -73,6 +73,15 @@ def test_the_verdict_of_a_network_without_position(tiny, tiny_options):
     assert got.verdict()[0].startswith("No layer knows its position under given weights")
 
 
+def test_the_verdict_without_intervals_still_says_what_was_found(tiny, tiny_options):
+    with pytest.warns(probe.ProbeWarning, match="no interval"):
+        got = probe.run(tiny, **{**tiny_options, "test_images": 1, "stimuli": "black"})
+    best = got.table.query("metric == 'spc' and variant == 'original'")["value"].max()
+    assert best > 0.3
+    assert re.search(r"(knows|hints at) .*: SPC 0\.\d\d", got.verdict()[0])
+    assert "intervals contain" not in " ".join(got.verdict())
+
+
 def test_scores_in_words():
     assert interval(0.981, 0.97, 0.99) == "0.98 [0.97, 0.99]"
     assert interval(-0.001, -0.03, 0.02) == "0.00 [−0.03, 0.02]"
@@ -84,7 +93,11 @@ def test_the_command_repeats_the_run(result, tiny, tiny_options):
     assert command.startswith("probe run tf_efficientnet_lite0 --weights pretrained,random")
     for words in ("--layers blocks.3,blocks.5,blocks.6", "--image-size 224", "--seed 0"):
         assert words in command
-    assert probe.run(tiny, **tiny_options).command().startswith("probe.run(module, name='Tiny'")
+    call = probe.run(tiny, **tiny_options, name="mine", mean=0.3, std=0.2).command()
+    assert call.startswith("probe.run(module, name='mine', mean=[0.3, 0.3, 0.3], std=[0.2,")
+    images = torch.rand(20, 3, 64, 64)
+    call = probe.run(tiny, **{**tiny_options, "variants": "original"}, stimuli=images).command()
+    assert "stimuli=stimuli" in call
 
 
 # ---------------------------------------------------------------- files
@@ -96,6 +109,22 @@ def test_no_result_is_explained(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(probe.ProbeError, match="can't be read"):
         probe.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["run.json", "scores.parquet", "maps.npz"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b'{"certificates": []}'])
+def test_damaged_results_are_explained_and_left_out_of_the_index(
+    tiny, tiny_options, tmp_path, name, content
+):
+    got = probe.run(tiny, **{**tiny_options, "layers": ["stages.0"]})
+    got.save(tmp_path / "good", report=True)
+    got.save(tmp_path / "bad", report=True)
+    (tmp_path / "bad" / name).write_bytes(content)
+    with pytest.raises(probe.ProbeError, match="can't be read"):
+        probe.load(tmp_path / "bad")
+    text = write_index(tmp_path).read_text()
+    assert "good/report.html" in text
+    assert "bad is left out" in text
 
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):

@@ -116,8 +116,7 @@ def state_of(model: nn.Module) -> tuple:
         np.random.get_state()[1].tolist(),  # noqa: NPY002 - the global one
         random.getstate(),
         torch.is_grad_enabled(),
-        torch.backends.cuda.matmul.allow_tf32,
-        torch.backends.cudnn.allow_tf32,
+        torch.get_float32_matmul_precision(),
         torch.overrides._len_torch_function_stack(),
     )
 
@@ -128,6 +127,20 @@ def test_the_run_leaves_everything_as_it_was(tiny, tiny_options):
     before = state_of(tiny)
     probe.run(tiny, **tiny_options)
     assert state_of(tiny) == before
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_also_with_torchs_precision_set(tiny, tiny_options, precision):
+    """A run is exact, whatever the process was set to, and the setting stays."""
+    exact = probe.run(tiny, **tiny_options).table
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        seen = probe.run(tiny, **tiny_options).table
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    pd.testing.assert_frame_equal(seen, exact, check_exact=True)
 
 
 @pytest.mark.parametrize("call", [1, 4, 9, 14])
@@ -207,6 +220,16 @@ def test_an_image_size_that_does_not_close_the_torus_is_cautioned(tiny, tiny_opt
         ({"weights": "random"}, "given"),
         ({"device": "tpu7"}, "device"),
         ({"variants": []}, "variants"),
+        ({"variants": None}, "variants"),
+        ({"targets": [1]}, "targets"),
+        ({"layers": None}, "layers"),
+        ({"layers": [1]}, "layers"),
+        ({"image_size": 64.5}, "image_size"),
+        ({"train_images": float("inf")}, "train_images"),
+        ({"stimuli": None}, "stimuli"),
+        ({"device": "meta"}, "device"),
+        ({"mean": "abc"}, "mean"),
+        ({"image_size": 30_000_000}, "out of memory"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(tiny, tiny_options, change, message):
@@ -238,6 +261,24 @@ def test_weights_may_be_a_timm_name_and_files_together(tmp_path):
     assert got.table["weights"].unique().tolist() == [str(file), "random"]
     hashes = [b["sha256"] for b in got.provenance["backbones"]]
     assert hashes[0] == probe.load_backbone(name, "random", seed=5).sha256 != hashes[1]
+
+
+def test_memory_that_runs_out_is_explained(tiny, tiny_options, monkeypatch):
+    forward = nn.BatchNorm2d.forward
+
+    def greedy(self, x):
+        if len(x) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", greedy)
+    with pytest.raises(probe.ProbeError, match=r"batch of 5 images.*smaller batch size"):
+        probe.run(tiny, **tiny_options)
+
+
+def test_targets_that_a_layer_is_too_small_for_are_cautioned(tiny, tiny_options):
+    with pytest.warns(probe.ProbeWarning, match=r"at stages\.2 the target gaussian"):
+        probe.run(tiny, **{**tiny_options, "image_size": 16})
 
 
 def test_deep_copies_agree(tiny, tiny_options):

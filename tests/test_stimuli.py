@@ -89,6 +89,9 @@ def test_test_images_are_scenes_in_four_places():
         scene, step = scenes[index // 4], index % 4
         assert torch.equal(image, torch.roll(scene, (16 * step, round(step * 1.5) * 16), (1, 2)))
     assert torch.equal(antithetic_batch(source, 5, 11, 16), images[5:11])
+    for side in (16, 32, 64):  # fewer than four strides: shifts by pixels, all different
+        small = antithetic_batch(open_stimuli("leaves", (side, side), 0), 0, 4, 32)
+        assert len(torch.unique(small, dim=0)) == 4
     photos = open_stimuli(torch.rand(9, 3, 64, 96), (64, 96), train_images=5, test_images=4)
     assert torch.equal(antithetic_batch(photos, 0, 4, 16), photos.batch("test", 0, 4))
 
@@ -125,6 +128,14 @@ def test_photos_are_split_cropped_flipped_and_the_unreadable_named(folder):
     assert "cut.jpg" in source.cautions[0]
 
 
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    for number in range(2):
+        Image.fromarray(ramp).save(tmp_path / f"{number}.png")
+    x = open_stimuli(tmp_path, (32, 32), train_images=4, test_images=4).batch("train", 0, 8)
+    assert x.max() - x.min() > 0.4
+
+
 def test_what_is_no_source_is_explained(tmp_path):
     with pytest.raises(probe.ProbeError, match="'leaves'"):
         open_stimuli("leafs", (8, 8))
@@ -143,5 +154,12 @@ def test_what_is_no_source_is_explained(tmp_path):
     ]:
         with pytest.raises(probe.ProbeError, match=message):
             open_stimuli(images, (8, 8))
+    for nothing in ("", None, 7, []):
+        with pytest.raises(probe.ProbeError, match="expected one of"):
+            open_stimuli(nothing, (8, 8))
+    with pytest.raises(probe.ProbeError, match="int64"):
+        open_stimuli(torch.ones(400, 3, 8, 8, dtype=torch.int64), (8, 8))
+    with pytest.raises(probe.ProbeError, match="no folder"):
+        open_stimuli("./" + "x" * 300, (8, 8))
     with pytest.raises(probe.ProbeError, match="8 × 8"):
         open_stimuli(torch.rand(400, 3, 9, 9), (8, 8))

@@ -103,8 +103,8 @@ def write_index(folder: Path) -> Path:
     for record in sorted(folder.glob("*/run.json")):
         try:
             entries.append(_entry(load(record.parent), record.parent))
-        except ProbeError as error:
-            faults.append(str(error))
+        except (ProbeError, LookupError, TypeError, ValueError) as error:
+            faults.append(f"{record.parent.name} is left out: {error}")
     document = _templates().get_template("index.html").render(entries=entries, faults=faults)
     write_files(folder, {"index.html": document.encode()})
     return folder / "index.html"
