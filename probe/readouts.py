@@ -196,9 +196,10 @@ def _standardisation(statistics: Statistics, origin: Tensor) -> Tensor:
 
 
 def _scaled(statistics: Statistics, scale: Tensor) -> Statistics:
+    """Standardise the features; the covariance, a large matrix, is scaled in place."""
     return Statistics(
         statistics.mean * scale,
-        statistics.covariance * scale * scale[:, None],
+        statistics.covariance.mul_(scale).mul_(scale[:, None]),
         statistics.cross * scale[:, None],
     )
 

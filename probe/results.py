@@ -43,6 +43,9 @@ _ROOM = 4 * 2**20  # bytes; a result with its report is smaller
 Condition = tuple[str, str]
 """Weights and variant."""
 
+MapKey = tuple[str, str, str, str]
+"""Weights, variant, layer and target."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -64,7 +67,7 @@ class Result:
     """
 
     table: pd.DataFrame
-    maps: dict[tuple[str, str, str, str], NDArray[np.float32]]
+    maps: dict[MapKey, NDArray[np.float32]]
     certificates: dict[Condition, Certificate]
     provenance: dict[str, Any]
 

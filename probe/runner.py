@@ -25,12 +25,12 @@ from tqdm.auto import tqdm
 
 from . import scores
 from .backbones import Backbone, input_size, known_model, load_backbone, pick_device
-from .certificates import Certificate, certify
+from .certificates import certify
 from .errors import ProbeError, ProbeWarning, one_of
 from .layers import Layer, Taps, evaluating, tap, total_stride
 from .moments import Moments, pilot_origin
 from .readouts import Readout, fit_ridge
-from .results import COLUMNS, Result
+from .results import COLUMNS, MapKey, Result
 from .stimuli import Leaves, Stimuli, antithetic_batch, open_stimuli, scene_size
 from .targets import TARGETS, layer_targets
 from .variants import VARIANTS, running
@@ -47,6 +47,21 @@ _DEFAULT_WEIGHTS = ("pretrained", "random")
 _MOMENTS_BYTES = 2 * 2**30  # of float64 sums held at a time
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What all weights × variants of a run have in common."""
+
+    taps: Taps
+    source: Stimuli
+    targets: list[str]
+    wanted: dict[str, np.ndarray]  # target maps (T, h, w) by layer
+    stride: int
+    batch_size: int
+    seed: int
+    train_images: int
+    test_images: int
+
+
 @dataclass
 class _Condition:
     """One weights × variant on its way through the run."""
@@ -55,7 +70,11 @@ class _Condition:
     variant: str
     moments: dict[str, list[Moments]] = field(default_factory=dict)
     readouts: dict[str, Readout] = field(default_factory=dict)
-    predictions: dict[str, list[Tensor]] = field(default_factory=dict)
+    predictions: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.backbone.weights, self.variant
 
     @property
     def title(self) -> str:
@@ -161,30 +180,17 @@ def run(
         known_model(model)
     pick_device(device)
 
-    cautions: list[str] = []
-
-    def caution(message: str) -> None:
-        cautions.append(message)
-        warnings.warn(message, ProbeWarning, stacklevel=3)
-
     # What needs no weights is checked first: loading them may be a long download.
     shares = {"train_images": train_images, "test_images": test_images}
     source = open_stimuli(stimuli, size or (32, 32), seed, **shares)
-
-    options: dict[str, Any] = {"seed": seed, "device": device, "name": name}
-    backbones = [
-        load_backbone(model, w, image_size=size, mean=mean, std=std, **options) for w in weights
-    ]
+    named = {"seed": seed, "device": device, "name": name, "mean": mean, "std": std}
+    backbones = [load_backbone(model, w, image_size=size, **named) for w in weights]
     first = backbones[0]
     stride = total_stride(first.model)
     if size is None:
         size = input_size(first.config, stride)
         source = open_stimuli(stimuli, size, seed, **shares)
-    conditions = [_Condition(b, v) for b in backbones for v in variants]
-    rows: list[pd.DataFrame] = []
-    maps: dict[tuple[str, str, str, str], np.ndarray] = {}
-    certificates: dict[tuple[str, str], Certificate] = {}
-    alphas: list[dict[str, Any]] = []
+
     with ExitStack() as stack:
         stack.enter_context(_exact_float32())
         for module in {id(b.model): b.model for b in backbones}.values():
@@ -192,89 +198,51 @@ def run(
         with _memory_explained(CERTIFICATE_IMAGES):
             leaves = Leaves(size, seed).batch("certificate", 0, CERTIFICATE_IMAGES)
             taps = tap(first.model, layers, first.normalise(leaves), first.name)
-        torus = "circular" in variants
-        if torus and not source.tileable:
-            caution(
-                f"circular padding on stimuli that do not tile ({source.name}): the seam where "
-                "opposite borders meet is itself a landmark, so that the circular variant can show "
-                "position that padding never made; use tileable stimuli such as leaves"
-            )
-        if torus and any(pixels % stride for pixels in size):
-            caution(
-                f"images of {size[0]} × {size[1]} pixels are no multiple of the network's stride "
-                f"of {stride}: the torus of some layer does not close, and circular padding leaves "
-                "position behind"
-            )
-        if test_images == 1:
-            caution("one test image gives no interval: low and high are NaN")
-        elif test_images <= scene_size(source):
-            caution(
-                f"the {test_images} test images show one scene: their intervals say nothing of "
-                "other scenes"
-            )
         wanted = {
             layer.name: layer_targets(targets, size, layer.rows, layer.columns)
             for layer in taps.layers
         }
-        for name_of, maps_of in wanted.items():
-            flat = [t for t, m in zip(targets, maps_of, strict=True) if np.ptp(m) < 1e-9]
-            if flat:
-                caution(
-                    f"at {name_of} the target {', '.join(flat)} is the same at every place: its "
-                    "scores there are 0 by definition; choose a larger image size"
-                )
-        bar = stack.enter_context(
-            tqdm(
-                total=(train_images + test_images) * len(conditions),
-                desc=first.name,
-                unit="img",
-                disable=not progress,
-                dynamic_ncols=True,
-            )
+        job = _Job(taps, source, targets, wanted, stride, batch_size, seed, **shares)
+        cautions = _cautions(job, variants)
+        for message in cautions:
+            warnings.warn(message, ProbeWarning, stacklevel=2)
+        conditions = [_Condition(b, v) for b in backbones for v in variants]
+        bar = tqdm(
+            total=(train_images + test_images) * len(conditions),
+            desc=first.name,
+            unit="img",
+            disable=not progress,
+            dynamic_ncols=True,
         )
-        for condition in conditions:
-            key = (condition.backbone.weights, condition.variant)
-            certificates[key] = certify(condition.backbone, condition.variant, taps, leaves)
+        stack.enter_context(bar)
+        certificates = {c.key: certify(c.backbone, c.variant, taps, leaves) for c in conditions}
+        tables: list[pd.DataFrame] = []
+        maps: dict[MapKey, np.ndarray] = {}
+        alphas: list[dict[str, Any]] = []
         for group in _groups(conditions, taps):
-            _train(group, taps, source, train_images, batch_size, bar)
+            _train(job, group, bar)
             for condition in group:
-                _fit(condition, taps, wanted)
-            _test(group, taps, source, stride, test_images, batch_size, bar)
+                _fit(job, condition)
+            _test(job, group, bar)
             for condition in group:
-                weights_name, variant = condition.backbone.weights, condition.variant
-                for layer in taps.layers:
-                    predictions = torch.cat(condition.predictions.pop(layer.name)).numpy()
-                    truth = wanted[layer.name].reshape(len(targets), -1)
-                    table = _score(predictions, truth, targets, seed, scene_size(source))
-                    rows.append(
-                        table.assign(
-                            model=first.name,
-                            weights=weights_name,
-                            variant=variant,
-                            stimuli=source.name,
-                            readout=readout,
-                            layer=layer.name,
-                            depth=layer.depth,
-                            channels=layer.channels,
-                            height=layer.height,
-                            width=layer.width,
-                        )
-                    )
-                    mean_maps = predictions.mean(0).reshape(len(targets), *layer.places)
-                    chosen = condition.readouts[layer.name].alphas.tolist()
-                    for target, mean_map, alpha in zip(targets, mean_maps, chosen, strict=True):
-                        place = (weights_name, variant, layer.name, target)
-                        maps[place] = mean_map.astype(np.float32)
-                        names = ("weights", "variant", "layer", "target")
-                        alphas.append({**dict(zip(names, place, strict=True)), "alpha": alpha})
-                condition.readouts.clear()
+                tables.append(_score(job, condition))
+                maps.update(_mean_maps(job, condition))
+                alphas.extend(_alphas(job, condition))
+                condition.predictions.clear()
 
-    for message in source.cautions:
-        caution(message)
+    for message in source.cautions:  # known once the images were read
+        cautions.append(message)
+        warnings.warn(message, ProbeWarning, stacklevel=2)
+    table = pd.concat(tables, ignore_index=True).assign(
+        model=first.name, stimuli=source.name, readout=readout
+    )[COLUMNS]
     provenance = {
+        "name": first.name,
+        "module": isinstance(model, nn.Module),
+        "named_stimuli": isinstance(stimuli, str | Path),
         "options": {
             "model": model if isinstance(model, str) else type(model).__name__,
-            "weights": [b.weights for b in backbones],
+            "weights": weights,
             "variants": variants,
             "layers": layers if isinstance(layers, str) else list(layers),
             "targets": targets,
@@ -290,9 +258,6 @@ def run(
             "mean": None if mean is None else list(first.mean),
             "std": None if std is None else list(first.std),
         },
-        "name": first.name,
-        "named_stimuli": isinstance(stimuli, str | Path),
-        "module": isinstance(model, nn.Module),
         "backbones": [
             {
                 "weights": b.weights,
@@ -318,7 +283,6 @@ def run(
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 1),
     }
-    table = pd.concat(rows, ignore_index=True)[COLUMNS]
     return Result(table, maps, certificates, provenance)
 
 
@@ -334,17 +298,16 @@ def versions() -> dict[str, str]:
 
 
 def _stream(
+    job: _Job,
     group: Sequence[_Condition],
-    taps: Taps,
     batch: Callable[[int, int], Tensor],
     count: int,
-    batch_size: int,
     bar: tqdm,
     receive: Callable[[_Condition, Layer, Tensor, int], None],
 ) -> None:
     """Run every batch through every condition; hand over each layer's reduced features."""
-    for start in range(0, count, batch_size):
-        stop = min(start + batch_size, count)
+    for start in range(0, count, job.batch_size):
+        stop = min(start + job.batch_size, count)
         with _memory_explained(stop - start):
             images = batch(start, stop)
         for condition in group:
@@ -357,9 +320,10 @@ def _stream(
             ) -> None:
                 receive(condition, layer, layer.reduce(_single(features)), start)
 
-            with running(condition.variant), _memory_explained(len(images)):
-                taps.run(condition.backbone.model, condition.backbone.normalise(images), take)
-            bar.update(len(images))
+            with running(condition.variant), _memory_explained(stop - start):
+                backbone = condition.backbone
+                job.taps.run(backbone.model, backbone.normalise(images), take)
+            bar.update(stop - start)
 
 
 def _single(features: Tensor) -> Tensor:
@@ -368,16 +332,9 @@ def _single(features: Tensor) -> Tensor:
     return features if wide else features.to(torch.float32)
 
 
-def _train(
-    group: Sequence[_Condition],
-    taps: Taps,
-    source: Stimuli,
-    images: int,
-    batch_size: int,
-    bar: tqdm,
-) -> None:
-    folds = min(FOLDS, images)
-    bounds = [fold * images // folds for fold in range(folds + 1)]
+def _train(job: _Job, group: Sequence[_Condition], bar: tqdm) -> None:
+    folds = min(FOLDS, job.train_images)
+    bounds = [fold * job.train_images // folds for fold in range(folds + 1)]
 
     def receive(condition: _Condition, layer: Layer, features: Tensor, start: int) -> None:
         if layer.name not in condition.moments:
@@ -392,46 +349,106 @@ def _train(
                 moments.update(features[low:high])
                 _finite(moments.first, layer, condition)
 
-    _stream(group, taps, partial(source.batch, "train"), images, batch_size, bar, receive)
+    _stream(job, group, partial(job.source.batch, "train"), job.train_images, bar, receive)
 
 
-def _fit(condition: _Condition, taps: Taps, wanted: dict[str, np.ndarray]) -> None:
-    for layer in taps.layers:
+def _fit(job: _Job, condition: _Condition) -> None:
+    for layer in job.taps.layers:
         folds = condition.moments.pop(layer.name)
         for moments in folds:
             _finite(moments.second.diagonal(), layer, condition)
-        truth = torch.from_numpy(wanted[layer.name]).flatten(1)
+        truth = torch.from_numpy(job.wanted[layer.name]).flatten(1)
         condition.readouts[layer.name] = fit_ridge(folds, truth)
 
 
-def _test(
-    group: Sequence[_Condition],
-    taps: Taps,
-    source: Stimuli,
-    stride: int,
-    images: int,
-    batch_size: int,
-    bar: tqdm,
-) -> None:
+def _test(job: _Job, group: Sequence[_Condition], bar: tqdm) -> None:
     def receive(condition: _Condition, layer: Layer, features: Tensor, start: int) -> None:
         predictions = condition.readouts[layer.name](features).cpu()
         _finite(predictions, layer, condition)
-        condition.predictions.setdefault(layer.name, []).append(predictions)
+        condition.predictions.setdefault(layer.name, []).append(predictions.numpy())
 
-    batch = partial(antithetic_batch, source, stride=stride)
-    _stream(group, taps, batch, images, batch_size, bar, receive)
+    batch = partial(antithetic_batch, job.source, stride=job.stride)
+    _stream(job, group, batch, job.test_images, bar, receive)
 
 
-def _score(
-    predictions: np.ndarray, truth: np.ndarray, targets: Sequence[str], seed: int, scene: int
-) -> pd.DataFrame:
-    """One row for each target and metric, with its interval over test images."""
-    values = scores.per_image(predictions, truth)
-    stacked = np.stack([values[m] for m in scores.METRICS], -1)
-    low, high = scores.bootstrap_interval(stacked, seed, scene=scene)
-    index = pd.MultiIndex.from_product([targets, scores.METRICS], names=["target", "metric"])
-    columns = {"value": stacked.mean(0).ravel(), "low": low.ravel(), "high": high.ravel()}
-    return pd.DataFrame(columns, index=index).reset_index()
+def _score(job: _Job, condition: _Condition) -> pd.DataFrame:
+    """One row for each layer, target and metric, with its interval over test images."""
+    index = pd.MultiIndex.from_product([job.targets, scores.METRICS], names=["target", "metric"])
+    tables = []
+    for layer in job.taps.layers:
+        predictions = np.concatenate(condition.predictions[layer.name])
+        values = scores.per_image(predictions, job.wanted[layer.name].reshape(len(job.targets), -1))
+        stacked = np.stack([values[m] for m in scores.METRICS], -1)
+        low, high = scores.bootstrap_interval(stacked, job.seed, scene=scene_size(job.source))
+        columns = {"value": stacked.mean(0).ravel(), "low": low.ravel(), "high": high.ravel()}
+        tables.append(
+            pd.DataFrame(columns, index=index)
+            .reset_index()
+            .assign(
+                layer=layer.name,
+                depth=layer.depth,
+                channels=layer.channels,
+                height=layer.height,
+                width=layer.width,
+            )
+        )
+    weights, variant = condition.key
+    return pd.concat(tables).assign(weights=weights, variant=variant)
+
+
+def _mean_maps(job: _Job, condition: _Condition) -> Iterator[tuple[MapKey, np.ndarray]]:
+    """The mean prediction over test images of each layer and target."""
+    for layer in job.taps.layers:
+        mean = np.concatenate(condition.predictions[layer.name]).mean(0).astype(np.float32)
+        for target, values in zip(job.targets, mean, strict=True):
+            yield (*condition.key, layer.name, target), values.reshape(layer.places)
+
+
+def _alphas(job: _Job, condition: _Condition) -> Iterator[dict[str, Any]]:
+    weights, variant = condition.key
+    for layer in job.taps.layers:
+        chosen = condition.readouts[layer.name].alphas.tolist()
+        for target, alpha in zip(job.targets, chosen, strict=True):
+            yield {
+                "weights": weights,
+                "variant": variant,
+                "layer": layer.name,
+                "target": target,
+                "alpha": alpha,
+            }
+
+
+def _cautions(job: _Job, variants: Sequence[str]) -> list[str]:
+    """What a reader of the result should know before reading it."""
+    found = []
+    source, size = job.source, job.source.image_size
+    if "circular" in variants and not source.tileable:
+        found.append(
+            f"circular padding on stimuli that do not tile ({source.name}): the seam where "
+            "opposite borders meet is itself a landmark, so that the circular variant can show "
+            "position that padding never made; use tileable stimuli such as leaves"
+        )
+    if "circular" in variants and any(pixels % job.stride for pixels in size):
+        found.append(
+            f"images of {size[0]} × {size[1]} pixels are no multiple of the network's stride "
+            f"of {job.stride}: the torus of some layer does not close, and circular padding "
+            "leaves position behind"
+        )
+    if job.test_images == 1:
+        found.append("one test image gives no interval: low and high are NaN")
+    elif job.test_images <= scene_size(source):
+        found.append(
+            f"the {job.test_images} test images show one scene: their intervals say nothing of "
+            "other scenes"
+        )
+    for layer, maps in job.wanted.items():
+        flat = [t for t, values in zip(job.targets, maps, strict=True) if np.ptp(values) < 1e-9]
+        if flat:
+            found.append(
+                f"at {layer} the target {', '.join(flat)} is the same at every place: its scores "
+                "there are 0 by definition; choose a larger image size"
+            )
+    return found
 
 
 def _finite(values: Tensor, layer: Layer, condition: _Condition) -> None:
