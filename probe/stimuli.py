@@ -72,15 +72,15 @@ class Stimuli(ABC):
         """
         one_of(split, SPLITS, "split")
         height, width = self.image_size
-        images = np.empty((stop - start, height, width, 3), np.uint8)
+        images = np.empty((stop - start, height, width, 4), np.uint8)
         for row, index in enumerate(range(start, stop)):
-            images[row] = self.draw(split, index)
-        x = torch.from_numpy(images).permute(0, 3, 1, 2)
-        return x.to(torch.float32).div_(255)
+            self.paint(split, index, images[row])
+        x = torch.from_numpy(images).to(torch.float32).div_(255)[..., :3].permute(0, 3, 1, 2)
+        return x.contiguous(memory_format=torch.channels_last)
 
     @abstractmethod
-    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
-        """Return one image, shape (H, W, 3)."""
+    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
+        """Write one image into a canvas of shape (H, W, 4), of which the last layer is spare."""
 
     def rng(self, split: str, index: int) -> np.random.Generator:
         """Random numbers of one image: independent of every other image's."""
@@ -118,7 +118,7 @@ class Leaves(Stimuli):
         mean_area = 2 * math.pi * math.log(self.r_max / self.r_min) / inverse
         self.discs = max(1, math.ceil(self.LAYERS * height * width / mean_area))
 
-    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
+    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         rng = self.rng(split, index)
         height, width = self.image_size
         u = rng.random(self.discs)
@@ -128,7 +128,7 @@ class Leaves(Stimuli):
         xs = rng.integers(0, width, self.discs)
         colours = rng.integers(0, 2**24, self.discs + 1, dtype=np.uint32)
         top = _paint(radii, ys, xs, height, width)
-        return colours[top].view(np.uint8).reshape(height, width, 4)[..., :3]
+        colours.take(top, out=canvas.view(np.uint32)[..., 0])
 
 
 def _paint(
@@ -141,8 +141,7 @@ def _paint(
     blocks of the greatest power of two ≤ n: so that painting is one assignment into a table with
     a level for each power, and handing each level's maximum down to the two halves below.
     """
-    margin = int(radii.max())
-    offset, half, level = _disc_rows(margin)
+    offset, half, level = _disc_rows(int(radii.max()))
     counts = 2 * radii + 1
     disc = np.repeat(np.arange(len(radii)), counts)
     # Row k of a disc of radius r stands at r² + k of the table of all discs' rows.
@@ -152,28 +151,21 @@ def _paint(
     half, level = half[entry], level[entry]
     length = 2 * half + 1
     levels = int(level.max()) + 1
-    wide = width + 2 * margin
-    table = np.zeros((levels, height, wide), np.int16 if len(radii) < 2**15 else np.int32)
-    first = (level * height + rows) * wide + xs[disc] - half + margin
+    table = np.zeros((levels, height, width), np.int16 if len(radii) < 2**15 else np.int32)
+    line = (level * height + rows) * width
+    first = xs[disc] - half
     both = np.empty((len(disc), 2), np.int64)
-    both[:, 0] = first
-    both[:, 1] = first + length - (1 << level)
+    both[:, 0] = line + first % width
+    both[:, 1] = line + (first + length - (1 << level)) % width
     # Discs come in order, and of repeated places the last assignment stays.
-    table.reshape(-1)[both.reshape(-1)] = np.repeat(disc + 1, 2)
+    table.reshape(-1)[both.reshape(-1)] = np.repeat(np.arange(1, len(radii) + 1), 2 * counts)
     for k in range(levels - 1, 0, -1):
         step = 1 << (k - 1)
-        np.maximum(table[k - 1], table[k], out=table[k - 1])
-        np.maximum(table[k - 1][:, step:], table[k][:, :-step], out=table[k - 1][:, step:])
-    top = table[0]
-    out = np.zeros((height, width), top.dtype)
-    for start in range(0, wide, width):  # what lies beyond an edge belongs to the opposite one
-        piece = top[:, start : start + width]
-        shift = (start - margin) % width
-        for a, b, to in ((0, width - shift, shift), (width - shift, width, 0)):
-            part = piece[:, a:b]
-            into = out[:, to : to + part.shape[1]]
-            np.maximum(into, part, out=into)
-    return out
+        upper, lower = table[k], table[k - 1]
+        np.maximum(lower, upper, out=lower)
+        np.maximum(lower[:, step:], upper[:, :-step], out=lower[:, step:])
+        np.maximum(lower[:, :step], upper[:, -step:], out=lower[:, :step])
+    return table[0]
 
 
 @lru_cache(maxsize=8)
@@ -197,8 +189,9 @@ class WhiteNoise(Stimuli):
     tileable = True
     stationary = True
 
-    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
-        return self.rng(split, index).integers(0, 256, (*self.image_size, 3), dtype=np.uint8)
+    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
+        noise = self.rng(split, index).integers(0, 256, canvas.shape, dtype=np.uint8)
+        canvas[...] = noise
 
 
 class PinkNoise(Stimuli):
@@ -229,14 +222,13 @@ class PinkNoise(Stimuli):
         scale = 0.2 * height * width / math.sqrt(power) if power > 0 else 0.0
         self._amplitude = (amplitude * scale).astype(np.float32)
 
-    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
+    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         height, width = self.image_size
         rng = self.rng(split, index)
         noise = rng.standard_normal((3, *self._amplitude.shape, 2), np.float32)
         spectrum = noise.view(np.complex64)[..., 0] * self._amplitude
         values = scipy.fft.irfft2(spectrum, s=(height, width), overwrite_x=True)
-        levels = np.clip(values * 255 + 128, 0, 255).astype(np.uint8)
-        return levels.transpose(1, 2, 0)
+        canvas[..., :3] = np.clip(values * 255 + 128, 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
 class Constant(Stimuli):
@@ -248,10 +240,10 @@ class Constant(Stimuli):
     def __init__(self, image_size: tuple[int, int], seed: int = 0, *, name: str) -> None:
         super().__init__(image_size, seed)
         self.name = name
-        self._image = np.full((*self.image_size, 3), 255 if name == "white" else 0, np.uint8)
+        self._level = 255 if name == "white" else 0
 
-    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
-        return self._image
+    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
+        canvas[...] = self._level
 
 
 class Photos(Stimuli):
@@ -344,7 +336,7 @@ class Photos(Stimuli):
             )
         return found
 
-    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
+    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         files = self._files[split]
         photo = None
         for step in range(len(files)):
@@ -363,7 +355,7 @@ class Photos(Stimuli):
         image = photo.resize((width, height), Image.Resampling.BICUBIC, box=box)
         pixels = np.asarray(image)
         flip_x, flip_y = rng.random(2) < 0.5
-        return pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+        canvas[..., :3] = pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
     def _identified(self, path: Path) -> bool:
         try:
@@ -460,9 +452,9 @@ class Given(Stimuli):
         part = self._images[first + start : first + stop].to(torch.float32)
         return part.contiguous(memory_format=torch.channels_last)
 
-    def draw(self, split: str, index: int) -> NDArray[np.uint8]:
+    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         pixels = self.batch(split, index, index + 1)[0].permute(1, 2, 0).cpu().numpy()
-        return np.rint(pixels * 255).astype(np.uint8)
+        canvas[..., :3] = np.rint(pixels * 255)
 
 
 SHIFTS = 4
