@@ -52,12 +52,20 @@ def _root(
     pass
 
 
-@app.command("run")
+@app.command(
+    "run",
+    help="Probe one or more models and write a report for each.\n\n"
+    "Lists are given comma-separated or by repeating the option. Each model's report.html, "
+    "scores.csv, scores.parquet, maps.npz and run.json go to OUT/MODEL/, and OUT/index.html "
+    "covers all that is there.\n\n"
+    "Exit status: 0 if all went well; 2 if what was asked for can't be done; 1 if some of several "
+    "models failed; 130 after Ctrl-C.",
+)
 def run_command(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...",
+            metavar="MODEL",
             help=f"timm names or globs such as 'resnet*'; without any, {DEFAULT_MODEL}.",
             show_default=False,
         ),
@@ -98,13 +106,7 @@ def run_command(
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
     out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
 ) -> None:
-    """Probe one or more models and write a report for each.
-
-    Lists are given comma-separated or by repeating the option. Each model's report.html,
-    scores.csv, scores.parquet, maps.npz and run.json go to OUT/MODEL/, and OUT/index.html
-    covers all that is there. Exit status: 0 if all went well; 2 if what was asked for can't
-    be done; 1 if some of several models failed; 130 after Ctrl-C.
-    """
+    """Run the main job for each model, one after another."""
     options: dict[str, Any] = {
         "variants": _items(variants),
         "targets": _items(targets) if targets else list(TARGETS),
