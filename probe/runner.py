@@ -546,7 +546,7 @@ def check_options(
 
 def _weights(model: str | nn.Module, weights: Any) -> list[str]:
     if isinstance(model, nn.Module):
-        if weights == _DEFAULT_WEIGHTS:
+        if not isinstance(weights, str | Path) and tuple(weights or ()) == _DEFAULT_WEIGHTS:
             return ["given"]
     elif not isinstance(model, str):
         raise ProbeError(f"model: expected a timm name or a torch module, got {model!r}")
