@@ -9,25 +9,68 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
-from .errors import one_of
+from .errors import ProbeError, one_of
+from .layers import glob
 
-RULES: tuple[str, ...] = ("original", "zeros", "reflect", "replicate", "circular")
+RULES: tuple[str, ...] = (
+    "original",
+    "zeros",
+    "reflect",
+    "replicate",
+    "circular",
+    "mean",
+    "noise",
+    "partial",
+    "valid",
+)
 """Names of the border rules that :func:`padding` takes."""
+
+SIDES: tuple[str, ...] = ("top", "bottom", "left", "right")
+"""Names of the sides of a feature map, in the order in which pads are written."""
 
 Borders = Mapping[int, tuple[int, int]]
 """Cells to add before and after, by dimension; negative numbers crop."""
+
+_COPYING = ("circular", "reflect", "replicate")
+
+
+class _Noise:
+    """Standard normal numbers for one call, each image of the batch from a stream of its own."""
+
+    def __init__(self, seed: int, first: int, call: int) -> None:
+        self.seed, self.first, self.call = seed, first, call
+        self._streams: list[torch.Generator] = []
+
+    def __call__(self, like: Tensor) -> Tensor:
+        while len(self._streams) < len(like):
+            key = (self.seed, self.first + len(self._streams), self.call)
+            state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+            self._streams.append(torch.Generator().manual_seed(int(state[0])))
+        drawn = [
+            torch.randn(like.shape[1:], generator=stream)
+            for stream, _ in zip(self._streams, like, strict=False)
+        ]
+        return torch.stack(drawn).to(like)
+
+
+Fill = str | float | _Noise
+"""What one side of a border is filled with: a copying rule, ``mean``, noise, or a number."""
 
 
 @lru_cache(maxsize=4096)
@@ -50,18 +93,22 @@ def _stand_ins(rule: str, size: int, places: Tensor) -> Tensor:
     return places
 
 
-def extend(x: Tensor, borders: Borders, rule: str) -> Tensor:
+def extend(x: Tensor, borders: Borders, rule: str, *, seed: int = 0) -> Tensor:
     r"""Write a border around a tensor.
 
-    Cell ``i`` outside ``0 … n - 1`` of a dimension of ``n`` cells is a copy of cell
+    Cell ``i`` outside ``0 … n - 1`` of a dimension of ``n`` cells is
 
-    - ``circular``: :math:`i \bmod n`;
-    - ``reflect``: :math:`\min(m, 2(n - 1) - m)` with :math:`m = i \bmod 2(n - 1)`: mirrored at
-      the centre of the edge cell, which is not repeated;
+    - ``circular``: cell :math:`i \bmod n`;
+    - ``reflect``: cell :math:`\min(m, 2(n - 1) - m)` with :math:`m = i \bmod 2(n - 1)`: mirrored
+      at the centre of the edge cell, which is not repeated;
     - ``replicate``: the nearest edge cell;
-    - ``zeros``: none; it is 0.
+    - ``mean``: the mean :math:`μ` of its channel over the map, image by image;
+    - ``noise``: :math:`μ + σ ε` with the channel's mean and standard deviation over the map, image
+      by image, and independent standard normal :math:`ε`;
+    - ``zeros``: 0.
 
-    Borders may be wider than the tensor. The memory format is kept.
+    Height comes before width, so that corners follow the rule along the width. Borders may be
+    wider than the tensor. The memory format is kept.
 
     Parameters
     ----------
@@ -70,51 +117,103 @@ def extend(x: Tensor, borders: Borders, rule: str) -> Tensor:
     borders : mapping of int to (int, int)
         By dimension, how many cells to add before and after; negative numbers crop.
     rule : str
-        One of :data:`RULES` but ``original``.
+        One of those above.
+    seed : int
+        Of ``noise``.
 
     Returns
     -------
     Tensor
+
+    Raises
+    ------
+    ProbeError
+        If there is no such rule.
     """
-    borders = {d % x.ndim: widths for d, widths in borders.items() if widths != (0, 0)}
-    for d, (before, after) in borders.items():
-        first, last = max(-before, 0), x.shape[d] - max(-after, 0)
-        if (first, last) != (0, x.shape[d]):
-            x = x.narrow(d, first, max(last - first, 0))
-    grow = {d: (max(b, 0), max(a, 0)) for d, (b, a) in sorted(borders.items()) if b > 0 or a > 0}
+    one_of(rule, [r for r in RULES if r not in ("original", "partial", "valid")], "border rule")
+    fill: Fill = {"zeros": 0.0, "noise": _Noise(seed, 0, 0)}.get(rule, rule)
+    return _write(x, {d: (*widths, fill, fill) for d, widths in borders.items()})
+
+
+_Strips = Mapping[int, tuple[int, int, Fill, Fill]]
+"""By dimension: cells before and after, and what fills them."""
+
+
+def _write(x: Tensor, strips: _Strips) -> Tensor:
+    strips = {d % x.ndim: s for d, s in strips.items() if s[:2] != (0, 0)}
+    for d, (before, after, first, last) in strips.items():
+        if before < 0 < after or after < 0 < before:
+            x = _shift(x, d, before, after, first if before > 0 else last)
+        elif before < 0 or after < 0:
+            start, stop = max(-before, 0), x.shape[d] - max(-after, 0)
+            x = x.narrow(d, start, max(stop - start, 0))
+    grow = {d: s for d, s in sorted(strips.items()) if min(s[:2]) >= 0}
     if not grow:
         return x
 
     shape = list(x.shape)
-    for d, (before, after) in grow.items():
+    for d, (before, after, _, _) in grow.items():
         shape[d] += before + after
     nhwc = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if nhwc else torch.contiguous_format
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-    if rule == "zeros":
-        out.zero_()
+    fills = {fill for s in grow.values() for width, fill in zip(s[:2], s[2:], strict=True) if width}
+    uniform = len(fills) == 1 and isinstance(next(iter(fills)), float)
+    if uniform:
+        out.fill_(next(iter(fills)))
     inner = out
-    for d, (before, _) in grow.items():
+    for d, (before, *_) in grow.items():
         inner = inner.narrow(d, before, x.shape[d])
     inner.copy_(x)
-    if rule == "zeros":
+    if uniform:
         return out
 
+    moments = _channel_moments(x, grow) if any(_of_channel(fill) for fill in fills) else None
     # One dimension after the other: what the first wrote, corners take from.
-    for d, (before, after) in grow.items():
+    for d, (before, after, first, last) in grow.items():
         size = x.shape[d]
         part = out
-        for other, (b, _) in grow.items():
+        for other, (b, *_) in grow.items():
             if other > d:
                 part = part.narrow(other, b, x.shape[other])
         centre = part.narrow(d, before, size)
-        if before:
-            cells = _source(rule, size, -before, 0, x.device)
-            part.narrow(d, 0, before).copy_(centre.index_select(d, cells))
-        if after:
-            cells = _source(rule, size, size, size + after, x.device)
-            part.narrow(d, before + size, after).copy_(centre.index_select(d, cells))
+        for width, start, cell, fill in (
+            (before, 0, -before, first),
+            (after, before + size, size, last),
+        ):
+            if not width:
+                continue
+            strip = part.narrow(d, start, width)
+            if isinstance(fill, float):
+                strip.fill_(fill)
+            elif fill in _COPYING:
+                cells = _source(fill, size, cell, cell + width, x.device)
+                strip.copy_(centre.index_select(d, cells))
+            else:
+                mean, deviation = moments
+                strip.copy_(mean if fill == "mean" else mean + deviation * fill(strip))
     return out
+
+
+def _of_channel(fill: Fill) -> bool:
+    return fill == "mean" or isinstance(fill, _Noise)
+
+
+def _shift(x: Tensor, d: int, before: int, after: int, fill: Fill) -> Tensor:
+    """Crop one end of a dimension and extend the other, which sees what was cropped."""
+    size = x.shape[d]
+    start, stop = -before, size + after
+    if fill in _COPYING:
+        return x.index_select(d, _source(fill, size, start, stop, x.device))
+    wide = _write(x, {d: (max(before, 0), max(after, 0), fill, fill)})
+    return wide.narrow(d, max(-before, 0), stop - start)
+
+
+def _channel_moments(x: Tensor, strips: _Strips) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation by channel over the map, which may be NCHW or NHWC."""
+    dims = (-3, -2) if x.ndim - 3 in strips else (-2, -1)
+    deviation, mean = torch.std_mean(x, dims, correction=0, keepdim=True)
+    return mean, deviation
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -139,57 +238,212 @@ def _ceil_extra(size: int, kernel: int, stride: int, pad: int, dilation: int, ce
     return (outputs - 1) * stride + reach - (size + 2 * pad)
 
 
-class padding(TorchFunctionMode):
-    """Run any network with its borders written by another rule.
+class Call(str):
+    """A padded call, as ``where`` sees it: the path of the module that makes it, and more.
 
-    Inside the ``with`` block every padded convolution, transposed convolution, pooling, ``unfold``
-    and spatial ``pad``, in modules and in functional code alike, sees beyond the edge of its input
-    what ``rule`` says (see :func:`extend`) rather than what the network was built with; bilinear
-    and bicubic upsampling by whole factors take their neighbours from there too under ``circular``
-    and ``reflect``. Output sizes stay what they were. Blocks nest, the inner one wins; other
-    threads are not affected.
+    Attributes
+    ----------
+    module : str
+        The path, as in ``model.named_modules()``; the string itself. Empty in the model's own
+        ``forward``, and where no module makes the call.
+    function : str
+        ``conv2d``, ``max_pool2d``, ``pad``, …
+    kernel, stride : (int, int) or None
+        Height and width.
+    pad : (int, int, int, int)
+        Cells of border at the top, bottom, left and right.
+    """
+
+    __slots__ = ("function", "kernel", "pad", "stride")
+
+    function: str
+    kernel: tuple[int, int] | None
+    stride: tuple[int, int] | None
+    pad: tuple[int, int, int, int]
+
+    def __new__(
+        cls,
+        module: str,
+        function: str,
+        kernel: tuple[int, int] | None,
+        stride: tuple[int, int] | None,
+        pad: tuple[int, int, int, int],
+    ) -> Self:
+        call = super().__new__(cls, module)
+        call.function, call.kernel, call.stride, call.pad = function, kernel, stride, pad
+        return call
+
+    @property
+    def module(self) -> str:
+        return str(self)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells one call from another in a table."""
+        return (str(self), self.function, self.kernel, self.stride, self.pad)
+
+
+Where = str | Sequence[str] | Callable[[Call], bool]
+"""Which calls a rule is for: globs over module paths, or a predicate."""
+
+
+def _predicate(where: Where | None) -> Callable[[Call], bool] | None:
+    if where is None or callable(where):
+        return where
+    patterns = [where] if isinstance(where, str) else list(where)
+    if not all(isinstance(p, str) for p in patterns):
+        raise ProbeError(f"where: expected module globs or a function of a call, got {where!r}")
+    expressions = [glob(p) for p in patterns]
+
+    def matches(call: Call) -> bool:
+        parts = call.split(".")
+        paths = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+        return any(e.fullmatch(path) for e in expressions for path in paths)
+
+    return matches
+
+
+class padding(TorchFunctionMode):
+    r"""Run any network with its borders written by another rule.
+
+    Inside the ``with`` block every padded convolution, transposed convolution, pooling,
+    ``unfold``, ``fold`` and spatial ``pad``, in modules and in functional code alike, sees beyond
+    the edge of its input what ``rule`` says rather than what the network was built with. Output
+    sizes stay what they were, but for the two cases below. Blocks nest: for each call and side the
+    innermost block that is for it decides. Other threads are not affected.
+
+    ``circular``, ``reflect``, ``replicate``, ``mean``, ``noise``, ``zeros``
+        See :func:`extend`. ``zeros`` writes zeros everywhere, also where max pooling pads with −∞
+        and average pooling leaves the border out of its mean. Under ``circular`` and ``reflect``
+        bilinear and bicubic upsampling by whole factors take their neighbours from there too.
+
+        A torus closes only where a map of n cells becomes one of n / stride. Under ``circular``
+        operations that drop cells instead (the unpadded convolutions of Inception's stem) go on
+        reading across the edge, so that their outputs start where they did and are n / stride.
+    ``partial``
+        Partial convolution as padding: zeros, and the output weighted by the share of the kernel
+        that lies on the map,
+        :math:`y = \frac{|K|}{|K ∩ \mathrm{map}|}\,(W ∗ x) + b`, and :math:`b` where nothing does.
+        Pooling leaves the border out; ``unfold`` sees zeros.
+    ``valid``
+        No padding: maps shrink. Where branches of different sizes are added, multiplied or
+        concatenated, the larger one is cropped about its centre.
+    ``original``
+        What the network was built with.
 
     A ``pad`` is taken for a border if it pads height and width, both or one of them on both
     sides, of a map (B, C, H, W) or (B, H, W, C) by zeros, −∞ or another rule. Padded channels and
     tokens, a column of ones, one-sided padding of a single dimension (as in relative positions)
     and three-dimensional tensors padded by constants are none. Scripted and traced modules hide
-    their calls and are not rewritten; :func:`probe.run` certifies what was reached.
+    their calls and are not rewritten; :func:`probe.certify` tells.
 
     Parameters
     ----------
     rule : str
-        ``original`` (nothing is changed), ``zeros``, ``reflect``, ``replicate`` or ``circular``.
-        ``zeros`` writes zeros everywhere, also where max pooling pads with −∞ and average pooling
-        leaves the border out of its mean.
+        One of :data:`RULES`.
+    where : str, sequence of str or callable, optional
+        Which calls the rule is for; all by default. Globs over module paths (``*`` within one
+        dotted part, ``**`` across), which stand for everything inside the modules that they match;
+        or a function that takes a :class:`Call`, which is the module's path as a string and
+        knows its function, kernel, stride and pad, and returns whether the rule is for it.
+    sides : str or sequence of str
+        Which sides the rule is for, of ``top``, ``bottom``, ``left``, ``right``.
+    seed : int
+        Of ``noise``. The same seed gives the same noise at the same call of a block.
+    first : int
+        Number of the first image of the batch: image ``first + i`` has the same noise in whichever
+        batch it comes.
 
     Attributes
     ----------
     rewritten : DataFrame
-        What was rewritten: ``function``, ``kernel``, ``stride``, ``pad`` (top, bottom, left,
-        right), ``calls``.
+        What was rewritten: ``module`` (path), ``function``, ``kernel``, ``stride``, ``pad`` (top,
+        bottom, left, right), ``calls``.
+    padded : DataFrame
+        Every padded call that was seen, rewritten or not; the same columns.
 
     Raises
     ------
     ProbeError
-        If there is no such rule.
+        If there is no such rule or side, a pattern can't be read, or, when the block ends, a
+        network can't be run without padding.
+
+    References
+    ----------
+    Innamorati et al. (2020), "Learning on the edge: investigating boundary filters in CNNs", IJCV
+    128, for rules at borders; Liu et al. (2018), "Partial convolution based padding",
+    arXiv 1811.11718, equations 1 to 3; Islam, Jia, Bruce (2020), arXiv 2001.08248, section 4.4,
+    for networks without padding.
 
     Examples
     --------
     >>> with probe.padding("circular"):
     ...     features = model.forward_features(images)
+    >>> with probe.padding("circular"), probe.padding("original", where="blocks.2"):
+    ...     ...  # padding in blocks.2 alone
+    >>> with probe.padding("circular", sides=("left", "right")) as mode:
+    ...     ...  # a cylinder
+    >>> mode.rewritten
     """
 
     _thread = threading.local()
 
-    def __init__(self, rule: str) -> None:
+    def __init__(
+        self,
+        rule: str,
+        where: Where | None = None,
+        sides: str | Sequence[str] = SIDES,
+        *,
+        seed: int = 0,
+        first: int = 0,
+    ) -> None:
         super().__init__()
         self.rule = one_of(rule, RULES, "border rule")
-        self._calls: Counter[tuple[Any, ...]] = Counter()
+        self.where = _predicate(where)
+        named = [sides] if isinstance(sides, str) else list(sides)
+        self.sides = frozenset(one_of(side, SIDES, "side") for side in named)
+        self.seed, self.first = seed, first
+        self._padded: Counter[tuple[Any, ...]] = Counter()
+        self._rewritten: Counter[tuple[Any, ...]] = Counter()
+        self._drawn = 0
+        # Borders that a ``pad`` wrote, until an operation reads them.
+        self._borders = WeakIdKeyDictionary()
+        self._names: dict[int, tuple[nn.Module, dict[int, str]]] = {}
 
     @property
     def rewritten(self) -> pd.DataFrame:
-        columns = ["function", "kernel", "stride", "pad", "calls"]
-        return pd.DataFrame([(*k, n) for k, n in self._calls.items()], columns=columns)
+        return _table(self._rewritten)
+
+    @property
+    def padded(self) -> pd.DataFrame:
+        return _table(self._padded)
+
+    def __enter__(self) -> Self:
+        self._stack().append(self)
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._stack().pop()
+        self._borders.clear()
+        self._names.clear()
+        if self.rule == "valid" and isinstance(error, RuntimeError) and self._rewritten:
+            what = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ProbeError(
+                f"the network can't be run without padding (valid) on images of this size: {what}; "
+                "choose a larger image size, or another variant if the network needs fixed sizes"
+            ) from error
+
+    def _stack(self) -> list[padding]:
+        if not hasattr(self._thread, "stack"):
+            self._thread.stack = []
+        return self._thread.stack
 
     def __torch_function__(
         self,
@@ -199,35 +453,217 @@ class padding(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        handler = _HANDLERS.get(func)
         # An outer block must not rewrite what an inner one has already settled.
-        if handler is None or getattr(self._thread, "settled", False):
+        if getattr(self._thread, "settled", False):
             return func(*args, **kwargs)
+        handler = _HANDLERS.get(func)
+        if handler is None:
+            return self._pass(func, args, kwargs)
         self._thread.settled = True
         try:
-            if self.rule == "original":
-                return func(*args, **kwargs)
             return handler(self, func, *args, **kwargs)
         finally:
             self._thread.settled = False
 
-    def _extend(
+    def _pass(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function that pads nothing; keep track of borders that it hands on."""
+        if self.rule == "valid" and func in _JOINS:
+            args = _cropped(func, args, kwargs)
+        out = func(*args, **kwargs)
+        if self._borders and args and isinstance(out, Tensor) and isinstance(args[0], Tensor):
+            widths = self._borders.get(args[0])
+            if widths is not None and out.shape == args[0].shape:
+                self._borders[out] = widths
+        return out
+
+    # ------------------------------------------------------------ who calls
+
+    def _module(self) -> str:
+        """Path of the innermost module whose code is running, in the outermost that holds it.
+
+        Python's own call stack knows it, also for methods other than ``forward``; hooks would be
+        state left on the network.
+        """
+        modules = list(_running_modules())
+        for outermost in reversed(modules):
+            if id(outermost) not in self._names:
+                names = {id(module): name for name, module in outermost.named_modules()}
+                self._names[id(outermost)] = (outermost, names)
+            names = self._names[id(outermost)][1]
+            if id(modules[0]) in names:
+                return names[id(modules[0])]
+        return ""
+
+    def _site(
         self,
-        x: Tensor,
-        borders: Borders,
         function: str,
-        kernel: Any = None,
-        stride: Any = None,
-    ) -> Tensor:
-        nhwc = -3 in borders
-        top, left = (borders.get(d, (0, 0)) for d in ((-3, -2) if nhwc else (-2, -1)))
-        if any(width > 0 for pair in borders.values() for width in pair):
-            self._calls[(function, kernel, stride, (*top, *left))] += 1
-        return extend(x, borders, self.rule)
+        widths: Borders,
+        kernel: tuple[int, int] | None = None,
+        stride: tuple[int, int] | None = None,
+    ) -> _Site:
+        """Find out which rule each side of a call follows."""
+        dims = (-3, -2) if -3 in widths else (-2, -1)
+        rows, columns = (widths.get(d, (0, 0)) for d in dims)
+        call = Call(self._module(), function, kernel, stride, (*rows, *columns))
+        blocks = [b for b in reversed(self._stack()) if b.where is None or b.where(call)]
+        modes = [next((b for b in blocks if side in b.sides), None) for side in SIDES]
+        return _Site(self, call, dims, modes)
+
+
+def _running_modules() -> Iterator[nn.Module]:
+    """Modules whose methods are running in this thread, the innermost first."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_argcount and code.co_varnames[0] == "self":
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, nn.Module):
+                yield owner
+        frame = frame.f_back
+
+
+def _table(calls: Counter[tuple[Any, ...]]) -> pd.DataFrame:
+    columns = ["module", "function", "kernel", "stride", "pad", "calls"]
+    return pd.DataFrame([(*key, count) for key, count in calls.items()], columns=columns)
+
+
+class _Site:
+    """One padded call: the rule of each of its sides, and the writing of its border."""
+
+    def __init__(
+        self, mode: padding, call: Call, dims: tuple[int, int], modes: Sequence[padding | None]
+    ) -> None:
+        self.mode, self.call, self.dims = mode, call, dims
+        self.rules = [m.rule if m else "original" for m in modes]
+        self._modes = modes
+        self._noise: dict[int, _Noise] = {}
+        for m in modes:
+            if m and m.rule == "noise" and id(m) not in self._noise:
+                self._noise[id(m)] = _Noise(m.seed, m.first, m._drawn)
+                m._drawn += 1
+
+    def record(self, padded: bool, widths: Borders) -> None:
+        """Count the call in the tables of the blocks that saw it and of those that rewrite it."""
+        rows, columns = (widths.get(d, (0, 0)) for d in self.dims)
+        self.call.pad = (*rows, *columns)
+        if padded:
+            for block in self.mode._stack():
+                block._padded[self.call.key] += 1
+        at_work = {id(b): b for b, w in zip(self._modes, self.call.pad, strict=True) if b and w}
+        for block in at_work.values():
+            if block.rule != "original":
+                block._rewritten[self.call.key] += 1
+
+    @property
+    def untouched(self) -> bool:
+        return all(rule == "original" for rule in self.rules)
+
+    def circular(self, axis: int) -> bool:
+        """Whether rows (0) or columns (1) are a ring."""
+        return self.rules[2 * axis] == self.rules[2 * axis + 1] == "circular"
+
+    def has(self, rule: str) -> bool:
+        return rule in self.rules
+
+    def widths(self, widths: Borders) -> dict[int, tuple[int, int]]:
+        """Leave out what the rule ``valid`` does not pad."""
+        found = {}
+        for axis, d in enumerate(self.dims):
+            before, after = widths.get(d, (0, 0))
+            if self.rules[2 * axis] == "valid":
+                before = min(before, 0)
+            if self.rules[2 * axis + 1] == "valid":
+                after = min(after, 0)
+            found[d] = (before, after)
+        return found
+
+    def fill(self, side: int, own: Fill, partial: Fill) -> Fill:
+        rule = self.rules[side]
+        if rule == "noise":
+            return self._noise[id(self._modes[side])]
+        return {"original": own, "partial": partial, "valid": own, "zeros": 0.0}.get(rule, rule)
+
+    def extend(self, x: Tensor, widths: Borders, own: Fill = 0.0, partial: Fill = 0.0) -> Tensor:
+        """Write the border: ``own`` where the network's own padding stays."""
+        before = self.mode._borders.get(x)
+        if before is not None:
+            # The map that a ``pad`` extended is what the rules are about.
+            x = x.narrow(*_core(x, before, self.dims[0]))
+            x = x.narrow(*_core(x, before, self.dims[1]))
+            widths = {d: _sum(widths.get(d, (0, 0)), before.get(d, (0, 0))) for d in self.dims}
+        strips = {}
+        for axis, d in enumerate(self.dims):
+            first, last = (self.fill(2 * axis + end, own, partial) for end in (0, 1))
+            strips[d] = (*widths.get(d, (0, 0)), first, last)
+        return _write(x, strips)
+
+    def covered(self, x: Tensor, widths: Borders, own: float) -> Tensor:
+        """1 where the extended map counts, 0 where it does not, shape (1, 1, H, W).
+
+        Borders of the rule ``partial`` do not; ``own`` says whether the network's own do.
+        """
+        before = self.mode._borders.get(x) or {}
+        height, width = x.shape[-2:]
+        (t, b), (le, r) = (before.get(d, (0, 0)) for d in self.dims)
+        ones = x.new_ones((1, 1, height - t - b, width - le - r))
+        strips = {}
+        for axis, d in enumerate(self.dims):
+            fills = []
+            for end in (0, 1):
+                rule = self.rules[2 * axis + end]
+                fills.append({"original": own, "valid": own, "partial": 0.0}.get(rule, 1.0))
+            strips[d] = (*_sum(widths.get(d, (0, 0)), before.get(d, (0, 0))), *fills)
+        return _write(ones, strips)
+
+
+def _core(x: Tensor, before: Borders, d: int) -> tuple[int, int, int]:
+    first, last = before.get(d, (0, 0))
+    return d, first, x.shape[d] - first - last
+
+
+def _sum(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    return a[0] + b[0], a[1] + b[1]
+
+
+# ---------------------------------------------------------------- one handler for each function
+
+
+def _window(
+    block: padding,
+    function: str,
+    x: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    widths: Sequence[tuple[int, int]],
+) -> tuple[_Site | None, dict[int, tuple[int, int]]]:
+    """Site and borders of a sliding window; no site where there is nothing to write.
+
+    On a ring of n cells an unpadded operation has n / stride windows, too. A window as large as the
+    map looks at all of it and has no ring to go around; a map that a ``pad`` extended was fitted
+    to what follows.
+    """
+    borders = dict(zip((-2, -1), widths, strict=True))
+    rings = dict(borders)
+    if x not in block._borders and any(b.rule == "circular" for b in block._stack()):
+        for d, k, s, gap in zip((-2, -1), kernel, stride, dilation, strict=True):
+            size, reach = x.shape[d], gap * (k - 1) + 1
+            if borders[d] == (0, 0) and size % s == 0 and s < reach < size:
+                windows = (size - reach) // s + 1
+                rings[d] = (0, (size // s - windows) * s)
+    padded = any(width > 0 for pair in widths for width in pair)
+    if not padded and rings == borders:
+        return None, borders
+    site = block._site(function, borders if padded else rings, kernel, stride)
+    wanted = {d: (rings if site.circular(axis) else borders)[d] for axis, d in enumerate((-2, -1))}
+    if not padded and wanted == borders:
+        return None, borders
+    site.record(padded, wanted)
+    return site, site.widths(wanted)
 
 
 def _conv2d(
-    border: padding,
+    block: padding,
     func: Callable[..., Tensor],
     /,
     input: Tensor,
@@ -239,21 +675,38 @@ def _conv2d(
     groups: int = 1,
 ) -> Tensor:
     kernel = (int(weight.shape[-2]), int(weight.shape[-1]))
+    strides, gaps = _pair(stride), _pair(dilation)
     if padding == "valid":
         widths = [(0, 0), (0, 0)]
     elif padding == "same":
-        totals = [d * (k - 1) for d, k in zip(_pair(dilation), kernel, strict=True)]
+        totals = [d * (k - 1) for d, k in zip(gaps, kernel, strict=True)]
         widths = [(t // 2, t - t // 2) for t in totals]
     else:
         widths = [(p, p) for p in _pair(padding)]
-    if widths != [(0, 0), (0, 0)]:
-        borders = {-2: widths[0], -1: widths[1]}
-        input = border._extend(input, borders, "conv2d", kernel, _pair(stride))
-    return func(input, weight, bias, stride, 0, dilation, groups)
+    site, borders = _window(block, "conv2d", input, kernel, strides, gaps, widths)
+    before = block._borders.get(input)
+    if site is None and before is not None and any(b.rule == "partial" for b in block._stack()):
+        site = block._site("conv2d", before, kernel, strides)
+    if site is None or site.untouched:
+        return func(input, weight, bias, stride, padding, dilation, groups)
+    wide = site.extend(input, borders)
+    if not site.has("partial"):
+        return func(wide, weight, bias, stride, 0, dilation, groups)
+    out = func(wide, weight, None, stride, 0, dilation, groups)
+    window = weight.new_ones((1, 1, *kernel))
+    covered = func(site.covered(input, borders, 1.0), window, None, stride, 0, dilation)
+    return _weighted(out, kernel[0] * kernel[1], covered, bias)
+
+
+def _weighted(out: Tensor, full: Tensor | int, covered: Tensor, bias: Tensor | None) -> Tensor:
+    """Partial convolution: ``out · full / covered + bias``, and ``bias`` where nothing is."""
+    share = torch.where(covered > 0, full / covered.clamp(min=1), 0.0)
+    out = out * share.to(out.dtype)
+    return out if bias is None else out + bias.view(-1, 1, 1)
 
 
 def _conv_transpose2d(
-    border: padding,
+    block: padding,
     func: Callable[..., Tensor],
     /,
     input: Tensor,
@@ -268,31 +721,61 @@ def _conv_transpose2d(
     # Beyond the edge a transposed convolution sees nothing, that is zeros. Extend the input by
     # every cell that reaches the output, and crop as many strides more.
     kernel = (int(weight.shape[-2]), int(weight.shape[-1]))
-    strides, crops = _pair(stride), _pair(padding)
+    strides, crops, gaps = _pair(stride), _pair(padding), _pair(dilation)
+    outer = _pair(output_padding)
     more = []
-    for k, s, p, o, d in zip(
-        kernel, strides, crops, _pair(output_padding), _pair(dilation), strict=True
-    ):
+    for k, s, p, o, d in zip(kernel, strides, crops, outer, gaps, strict=True):
         more.append(max(0, -(-(d * (k - 1) - p) // s), (d * (k - 1) + o - p) // s))
     borders = {-2: (more[0], more[0]), -1: (more[1], more[1])}
-    input = border._extend(input, borders, "conv_transpose2d", kernel, strides)
-    crops = tuple(p + m * s for p, m, s in zip(crops, more, strides, strict=True))
-    return func(input, weight, bias, stride, crops, output_padding, groups, dilation)
+    site = None
+    if any(more):
+        site = block._site("conv_transpose2d", borders, kernel, strides)
+        site.record(True, borders)
+    if site is None or site.untouched:
+        return func(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    wide = site.extend(input, borders)
+    cut = tuple(p + m * s for p, m, s in zip(crops, more, strides, strict=True))
+    if site.has("partial"):
+        out = func(wide, weight, None, stride, cut, output_padding, groups, dilation)
+        window = weight.new_ones((1, 1, *kernel))
+        mask = site.covered(input, borders, 1.0)
+        full, covered = (
+            func(m, window, None, stride, cut, output_padding, 1, dilation)
+            for m in (torch.ones_like(mask), mask)
+        )
+        return _weighted(out, full, covered, bias)
+    out = func(wide, weight, bias, stride, cut, output_padding, groups, dilation)
+    for axis, (d, k, s, p, gap) in enumerate(
+        zip((-2, -1), kernel, strides, crops, gaps, strict=True)
+    ):
+        # Outputs that a cell beyond the edge would have reached.
+        first = max(0, gap * (k - 1) - s + 1 - p) if site.rules[2 * axis] == "valid" else 0
+        past = max(0, out.shape[d] + p - input.shape[d] * s)
+        last = past if site.rules[2 * axis + 1] == "valid" else 0
+        out = out.narrow(d, first, max(out.shape[d] - first - last, 0))
+    return out
 
 
-def _pool_borders(
+def _pool_stride(kernel: Any, stride: Any) -> Any:
+    return kernel if stride is None or stride == [] else stride
+
+
+def _pool_widths(
     input: Tensor, kernel: Any, stride: Any, pad: Any, dilation: Any, ceil: bool
-) -> dict[int, tuple[int, int]]:
-    borders = {}
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Cells that a pooling reads beyond the edge, and mode many of those after are past its pad."""
+    widths, extras = [], []
     for dim, k, s, p, d in zip(
         (-2, -1), _pair(kernel), _pair(stride), _pair(pad), _pair(dilation), strict=True
     ):
-        borders[dim] = (p, p + _ceil_extra(input.shape[dim], k, s, p, d, ceil))
-    return borders
+        extra = _ceil_extra(input.shape[dim], k, s, p, d, ceil)
+        widths.append((p, p + extra))
+        extras.append(extra)
+    return widths, extras
 
 
 def _max_pool2d(
-    border: padding,
+    block: padding,
     func: Callable[..., Any],
     /,
     input: Tensor,
@@ -303,21 +786,29 @@ def _max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    stride = kernel_size if stride is None or stride == [] else stride
-    borders = _pool_borders(input, kernel_size, stride, padding, dilation, ceil_mode)
-    wide = border._extend(input, borders, "max_pool2d", _pair(kernel_size), _pair(stride))
+    stride = _pool_stride(kernel_size, stride)
+    widths, _ = _pool_widths(input, kernel_size, stride, padding, dilation, ceil_mode)
+    windows = _pair(kernel_size), _pair(stride), _pair(dilation)
+    site, borders = _window(block, "max_pool2d", input, *windows, widths)
+    if site is None or site.untouched:
+        return func(input, kernel_size, stride, padding, dilation, ceil_mode)
+    wide = site.extend(input, borders, -math.inf, -math.inf)
     pooled = func(wide, kernel_size, stride, 0, dilation, False)
     if func is not F.max_pool2d_with_indices:
         return pooled
-    # Indices count the cells of the extended map: find out which cells stand there.
+    # Indices count the cells of the extended map: find out which cells stand there. Where none
+    # does (zeros, mean, noise), the nearest stands in.
     height, width = input.shape[-2:]
     cells = torch.arange(height * width, device=input.device).view(height, width)
-    stand_ins = extend(cells, borders, border.rule).reshape(-1)
-    return pooled[0], stand_ins[pooled[1]]
+    strips = {}
+    for axis, d in enumerate((-2, -1)):
+        rules = site.rules[2 * axis : 2 * axis + 2]
+        strips[d] = (*borders[d], *(r if r in _COPYING else "replicate" for r in rules))
+    return pooled[0], _write(cells, strips).reshape(-1)[pooled[1]]
 
 
 def _avg_pool2d(
-    border: padding,
+    block: padding,
     func: Callable[..., Tensor],
     /,
     input: Tensor,
@@ -328,14 +819,52 @@ def _avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    stride = kernel_size if stride is None or stride == [] else stride
-    borders = _pool_borders(input, kernel_size, stride, padding, 1, ceil_mode)
-    input = border._extend(input, borders, "avg_pool2d", _pair(kernel_size), _pair(stride))
-    return func(input, kernel_size, stride, 0, False, True, divisor_override)
+    stride = _pool_stride(kernel_size, stride)
+    widths, extras = _pool_widths(input, kernel_size, stride, padding, 1, ceil_mode)
+    windows = _pair(kernel_size), _pair(stride), (1, 1)
+    site, borders = _window(block, "avg_pool2d", input, *windows, widths)
+    before = block._borders.get(input)
+    if site is None and before is not None and any(b.rule == "partial" for b in block._stack()):
+        site = block._site("avg_pool2d", before, *windows[:2])
+    if site is None or site.untouched:
+        return func(
+            input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        )
+    wide = site.extend(input, borders)
+    out = func(wide, kernel_size, stride, 0, False, True, divisor_override)
+    if divisor_override is not None or not (site.has("original") or site.has("partial")):
+        return out
+    # The network's own padding may count, what lies past it in ceil_mode never does.
+    beyond = {d: (0, e if borders[d][1] else 0) for d, e in zip((-2, -1), extras, strict=True)}
+    padded = {d: (borders[d][0], borders[d][1] - beyond[d][1]) for d in (-2, -1)}
+    counted = site.covered(input, padded, float(count_include_pad))
+    strips = {}
+    for axis, d in enumerate((-2, -1)):
+        whole = site.rules[2 * axis + 1] not in ("original", "partial")
+        strips[d] = (*beyond[d], 0.0, float(whole))
+    return out / func(_write(counted, strips), kernel_size, stride, 0, False, True)
+
+
+def _lp_pool2d(
+    block: padding,
+    func: Callable[..., Tensor],
+    /,
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Any,
+    stride: Any = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    means = _avg_pool2d(
+        block, F.avg_pool2d, input.pow(norm_type), kernel_size, stride, ceil_mode=ceil_mode
+    )
+    height, width = _pair(kernel_size)
+    sums = (torch.sign(means) * F.relu(torch.abs(means))).mul(height * width)
+    return sums.pow(1.0 / norm_type)
 
 
 def _unfold(
-    border: padding,
+    block: padding,
     func: Callable[..., Tensor],
     /,
     input: Tensor,
@@ -345,12 +874,52 @@ def _unfold(
     stride: Any = 1,
 ) -> Tensor:
     borders = {d: (p, p) for d, p in zip((-2, -1), _pair(padding), strict=True)}
-    input = border._extend(input, borders, "unfold", _pair(kernel_size), _pair(stride))
-    return func(input, kernel_size, dilation, 0, stride)
+    site = None
+    if borders != {-2: (0, 0), -1: (0, 0)}:
+        site = block._site("unfold", borders, _pair(kernel_size), _pair(stride))
+        site.record(True, borders)
+    if site is None or site.untouched:
+        return func(input, kernel_size, dilation, padding, stride)
+    wide = site.extend(input, site.widths(borders))
+    return func(wide, kernel_size, dilation, 0, stride)
+
+
+def _fold(
+    block: padding,
+    func: Callable[..., Tensor],
+    /,
+    input: Tensor,
+    output_size: Any,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+) -> Tensor:
+    # What falls beyond the edge is dropped; on a ring it lands on the other side.
+    pads, size = _pair(padding), _pair(output_size)
+    borders = {d: (p, p) for d, p in zip((-2, -1), pads, strict=True)}
+    site = None
+    if any(pads):
+        site = block._site("fold", borders, _pair(kernel_size), _pair(stride))
+    rings = [bool(p) and site.circular(axis) for axis, p in enumerate(pads)] if site else [False]
+    if site is not None:
+        site.record(True, {d: borders[d] for axis, d in enumerate((-2, -1)) if rings[axis]})
+    if not any(rings):
+        return func(input, output_size, kernel_size, dilation, padding, stride)
+    wide_size = [n + 2 * p if ring else n for n, p, ring in zip(size, pads, rings, strict=True)]
+    kept = [0 if ring else p for p, ring in zip(pads, rings, strict=True)]
+    out = func(input, wide_size, kernel_size, dilation, kept, stride)
+    for d, n, p, ring in zip((-2, -1), size, pads, rings, strict=True):
+        if ring:
+            cells = _source("circular", n, -p, n + p, out.device)
+            shape = list(out.shape)
+            shape[d] = n
+            out = out.new_zeros(shape).index_add_(d % out.ndim, cells, out)
+    return out
 
 
 def _pad(
-    border: padding,
+    block: padding,
     func: Callable[..., Tensor],
     /,
     input: Tensor,
@@ -362,7 +931,23 @@ def _pad(
     widths = {-1 - i: pair for i, pair in enumerate(pairs) if pair != (0, 0)}
     if not widths or not _is_border(input.ndim, widths, mode, value):
         return func(input, pad, mode, value)
-    return border._extend(input, widths, "pad")
+    site = block._site("pad", widths)
+    site.record(True, widths)
+    if site.untouched:
+        out = func(input, pad, mode, value)
+    else:
+        own: Fill = float(value or 0.0) if mode == "constant" else mode
+        partial = own if own == -math.inf else 0.0
+        kept = site.widths(widths)
+        out = site.extend(input, kept, own, partial)
+        widths = {d: pair for d, pair in kept.items() if pair != (0, 0)}
+    if widths and -3 not in widths:
+        added = {d: (max(b, 0), max(a, 0)) for d, (b, a) in widths.items()}
+        earlier = block._borders.get(input) or {}
+        block._borders[out] = {
+            d: _sum(added.get(d, (0, 0)), earlier.get(d, (0, 0))) for d in (-2, -1)
+        }
+    return out
 
 
 def _is_border(ndim: int, widths: Borders, mode: str, value: float | None) -> bool:
@@ -378,7 +963,7 @@ def _is_border(ndim: int, widths: Borders, mode: str, value: float | None) -> bo
 
 
 def _interpolate(
-    border: padding,
+    block: padding,
     func: Callable[..., Tensor],
     /,
     input: Tensor,
@@ -396,8 +981,6 @@ def _interpolate(
 
     if input.ndim != 4 or mode not in ("bilinear", "bicubic") or align_corners or antialias:
         return plain()
-    if border.rule not in ("circular", "reflect"):
-        return plain()
     cells = (int(input.shape[-2]), int(input.shape[-1]))
     if size is not None:
         wanted = _pair(size)
@@ -411,7 +994,19 @@ def _interpolate(
     times = tuple(w // n for w, n in zip(wanted, cells, strict=True))
     margin = 1 if mode == "bilinear" else 2
     borders = {-2 + i: (margin, margin) if t > 1 else (0, 0) for i, t in enumerate(times)}
-    wide = border._extend(input, borders, "interpolate", None, None)
+    if max(times) == 1:
+        return plain()
+    site = block._site("interpolate", borders)
+    if not (site.has("circular") or site.has("reflect")):
+        return plain()
+    site.record(True, borders)
+    strips = {}
+    for axis, d in enumerate((-2, -1)):
+        rules = site.rules[2 * axis : 2 * axis + 2]
+        # By itself, upsampling repeats the edge.
+        fills = (r if r in ("circular", "reflect") else "replicate" for r in rules)
+        strips[d] = (*borders[d], *fills)
+    wide = _write(input, strips)
     goal = tuple(n * t for n, t in zip(wide.shape[-2:], times, strict=True))
     wide = func(wide, goal, None, mode, False, None, False)
     for d, t, w in zip((-2, -1), times, wanted, strict=True):
@@ -426,7 +1021,43 @@ _HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.max_pool2d: _max_pool2d,
     F.max_pool2d_with_indices: _max_pool2d,
     F.avg_pool2d: _avg_pool2d,
+    F.lp_pool2d: _lp_pool2d,
     F.unfold: _unfold,
+    F.fold: _fold,
     F.pad: _pad,
     F.interpolate: _interpolate,
 }
+
+
+# ---------------------------------------------------------------- where shrunken branches meet
+
+_BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "lerp", "addcmul", "where")
+_JOINS = frozenset(
+    getattr(place, name + end)
+    for place in (torch, Tensor)
+    for name in _BINARY
+    for end in ("", "_")
+    if hasattr(place, name + end)
+) | {torch.cat, torch.concat, torch.stack}
+
+
+def _cropped(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, ...]:
+    """Crop the maps that a function joins about their centres to the size of the smallest."""
+    listed = bool(args) and isinstance(args[0], list | tuple)
+    items = list(args[0]) if listed else list(args)
+    maps = [item for item in items if isinstance(item, Tensor) and item.ndim == 4]
+    if len(maps) < 2:
+        return args
+    along = kwargs.get("dim", args[1] if len(args) > 1 else 0) % 4 if func is not torch.stack else 4
+    dims = [d for d in range(1, 4) if not (listed and d == along)]
+    for d in dims:
+        sizes = {m.shape[d] for m in maps if m.shape[d] > 1}
+        if len(sizes) < 2:
+            continue
+        least = min(sizes)
+        for place, item in enumerate(items):
+            if isinstance(item, Tensor) and item.ndim == 4 and item.shape[d] > least:
+                items[place] = item.narrow(d, (item.shape[d] - least) // 2, least)
+    return (items, *args[1:]) if listed else tuple(items)

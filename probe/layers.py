@@ -240,12 +240,37 @@ def choose_layers(
             found = [pattern]
             exact.add(pattern)
         else:
-            expression = _glob(pattern)
+            expression = glob(pattern)
             found = [n for n in modules if expression.fullmatch(n)]
         if not found:
             raise ProbeError(_no_layer(pattern, modules, label))
         names.update(dict.fromkeys(found))
     return list(names), exact
+
+
+def glob(pattern: str) -> re.Pattern[str]:
+    """Turn a glob over module names into an expression.
+
+    ``*`` and ``?`` stay within one dotted part of a name, ``**`` goes across parts; ``[…]`` is a
+    set of characters.
+
+    Raises
+    ------
+    ProbeError
+        If the pattern can't be read.
+    """
+    parts = re.split(r"(\*\*|\*|\?|\[[^\]]*\])", pattern)
+    wild = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
+    expression = "".join(
+        wild.get(
+            p, p.replace("[!", "[^") if p.startswith("[") and p.endswith("]") else re.escape(p)
+        )
+        for p in parts
+    )
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise ProbeError(f"pattern {pattern!r} can't be read: {error}") from None
 
 
 def tap(
@@ -394,21 +419,6 @@ def _blocks(model: nn.Module) -> list[str]:
 
     walk(model, "")
     return found
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    parts = re.split(r"(\*\*|\*|\?|\[[^\]]*\])", pattern)
-    wild = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
-    expression = "".join(
-        wild.get(
-            p, p.replace("[!", "[^") if p.startswith("[") and p.endswith("]") else re.escape(p)
-        )
-        for p in parts
-    )
-    try:
-        return re.compile(expression)
-    except re.error as error:
-        raise ProbeError(f"layer pattern {pattern!r} can't be read: {error}") from None
 
 
 def _no_layer(pattern: str, modules: Mapping[str, nn.Module], label: str) -> str:

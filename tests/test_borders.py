@@ -92,7 +92,11 @@ def test_pooling_sees_the_extended_map(kernel, stride, padding, ceil, kind, size
     plain = pool(x)
     with probe.padding(rule):
         got = pool(x)
-    assert got.shape == plain.shape
+    closes = rule == "circular" and padding == 0 and not ceil and size % stride == 0
+    if closes and kernel > stride:
+        assert got.shape[2:] == (size // stride, size // stride)
+    else:
+        assert got.shape == plain.shape
     far = 2 * (kernel + stride)  # more than any window reads
     wide = np.pad(x.numpy(), ((0, 0), (0, 0), (padding, far), (padding, far)), mode="wrap")
     if rule == "circular":
