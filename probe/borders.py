@@ -53,8 +53,8 @@ _COPYING = ("circular", "reflect", "replicate")
 class _Noise:
     """Standard normal numbers for one call, each image of the batch from a stream of its own."""
 
-    def __init__(self, seed: int, first: int, call: int) -> None:
-        self.seed, self.first, self.call = seed, first, call
+    def __init__(self, seed: int, first: int, call: int, amplitude: float | None = None) -> None:
+        self.seed, self.first, self.call, self.amplitude = seed, first, call, amplitude
         self._streams: list[torch.Generator] = []
 
     def __call__(self, like: Tensor) -> Tensor:
@@ -139,11 +139,23 @@ _Strips = Mapping[int, tuple[int, int, Fill, Fill]]
 """By dimension: cells before and after, and what fills them."""
 
 
-def _write(x: Tensor, strips: _Strips) -> Tensor:
+_Moments = tuple[Tensor, Tensor]
+
+
+def _write(
+    x: Tensor, strips: _Strips, moments: _Moments | None = None, kept: Borders | None = None
+) -> Tensor:
+    """Write strips around a tensor; ``kept`` cells at its ends are border that stays as it is."""
+    kept = {d % x.ndim: cells for d, cells in (kept or {}).items()}
+    if moments is None and any(_of_channel(fill) for s in strips.values() for fill in s[2:]):
+        core = x
+        for d in kept:
+            core = core.narrow(*_core(core, kept, d))
+        moments = _channel_moments(core, strips)
     strips = {d % x.ndim: s for d, s in strips.items() if s[:2] != (0, 0)}
     for d, (before, after, first, last) in strips.items():
         if before < 0 < after or after < 0 < before:
-            x = _shift(x, d, before, after, first if before > 0 else last)
+            x = _shift(x, d, before, after, first if before > 0 else last, moments)
         elif before < 0 or after < 0:
             start, stop = max(-before, 0), x.shape[d] - max(-after, 0)
             x = x.narrow(d, start, max(stop - start, 0))
@@ -168,7 +180,6 @@ def _write(x: Tensor, strips: _Strips) -> Tensor:
     if uniform:
         return out
 
-    moments = _channel_moments(x, grow) if any(_of_channel(fill) for fill in fills) else None
     # One dimension after the other: what the first wrote, corners take from.
     for d, (before, after, first, last) in grow.items():
         size = x.shape[d]
@@ -176,10 +187,12 @@ def _write(x: Tensor, strips: _Strips) -> Tensor:
         for other, (b, *_) in grow.items():
             if other > d:
                 part = part.narrow(other, b, x.shape[other])
-        centre = part.narrow(d, before, size)
+        inner_first, inner_last = kept.get(d, (0, 0))
+        core = size - inner_first - inner_last
+        centre = part.narrow(d, before + inner_first, core)
         for width, start, cell, fill in (
             (before, 0, -before, first),
-            (after, before + size, size, last),
+            (after, before + size, core, last),
         ):
             if not width:
                 continue
@@ -187,11 +200,16 @@ def _write(x: Tensor, strips: _Strips) -> Tensor:
             if isinstance(fill, float):
                 strip.fill_(fill)
             elif fill in _COPYING:
-                cells = _source(fill, size, cell, cell + width, x.device)
+                cells = _source(fill, core, cell, cell + width, x.device)
                 strip.copy_(centre.index_select(d, cells))
             else:
                 mean, deviation = moments
-                strip.copy_(mean if fill == "mean" else mean + deviation * fill(strip))
+                if fill == "mean":
+                    strip.copy_(mean)
+                elif fill.amplitude is None:
+                    strip.copy_(mean + deviation * fill(strip))
+                else:
+                    strip.copy_(fill.amplitude * fill(strip))
     return out
 
 
@@ -199,19 +217,21 @@ def _of_channel(fill: Fill) -> bool:
     return fill == "mean" or isinstance(fill, _Noise)
 
 
-def _shift(x: Tensor, d: int, before: int, after: int, fill: Fill) -> Tensor:
+def _shift(
+    x: Tensor, d: int, before: int, after: int, fill: Fill, moments: _Moments | None
+) -> Tensor:
     """Crop one end of a dimension and extend the other, which sees what was cropped."""
     size = x.shape[d]
     start, stop = -before, size + after
     if fill in _COPYING:
         return x.index_select(d, _source(fill, size, start, stop, x.device))
-    wide = _write(x, {d: (max(before, 0), max(after, 0), fill, fill)})
+    wide = _write(x, {d: (max(before, 0), max(after, 0), fill, fill)}, moments)
     return wide.narrow(d, max(-before, 0), stop - start)
 
 
-def _channel_moments(x: Tensor, strips: _Strips) -> tuple[Tensor, Tensor]:
+def _channel_moments(x: Tensor, strips: _Strips) -> _Moments:
     """Mean and standard deviation by channel over the map, which may be NCHW or NHWC."""
-    dims = (-3, -2) if x.ndim - 3 in strips else (-2, -1)
+    dims = (-3, -2) if x.ndim - 3 in {d % x.ndim for d in strips} else (-2, -1)
     deviation, mean = torch.std_mean(x, dims, correction=0, keepdim=True)
     return mean, deviation
 
@@ -353,6 +373,8 @@ class padding(TorchFunctionMode):
     first : int
         Number of the first image of the batch: image ``first + i`` has the same noise in whichever
         batch it comes.
+    amplitude : float, optional
+        Standard deviation of ``noise`` of mean 0, in place of each channel's own.
 
     Attributes
     ----------
@@ -396,19 +418,22 @@ class padding(TorchFunctionMode):
         *,
         seed: int = 0,
         first: int = 0,
+        amplitude: float | None = None,
     ) -> None:
         super().__init__()
         self.rule = one_of(rule, RULES, "border rule")
         self.where = _predicate(where)
         named = [sides] if isinstance(sides, str) else list(sides)
         self.sides = frozenset(one_of(side, SIDES, "side") for side in named)
-        self.seed, self.first = seed, first
+        self.seed, self.first, self.amplitude = seed, first, amplitude
         self._padded: Counter[tuple[Any, ...]] = Counter()
         self._rewritten: Counter[tuple[Any, ...]] = Counter()
         self._drawn = 0
-        # Borders that a ``pad`` wrote, until an operation reads them.
+        # Borders that a ``pad`` wrote, until an operation reads them: cells and rules by side.
         self._borders = WeakIdKeyDictionary()
-        self._names: dict[int, tuple[nn.Module, dict[int, str]]] = {}
+        # Maps of a single row or column that were larger, unlike gates that broadcast.
+        self._shrunk = WeakIdKeyDictionary()
+        self._names: Names = {}
 
     @property
     def rewritten(self) -> pd.DataFrame:
@@ -432,6 +457,7 @@ class padding(TorchFunctionMode):
         super().__exit__(kind, error, trace)
         self._stack().pop()
         self._borders.clear()
+        self._shrunk.clear()
         self._names.clear()
         if self.rule == "valid" and isinstance(error, RuntimeError) and self._rewritten:
             what = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -461,38 +487,32 @@ class padding(TorchFunctionMode):
             return self._pass(func, args, kwargs)
         self._thread.settled = True
         try:
-            return handler(self, func, *args, **kwargs)
+            out = handler(self, func, *args, **kwargs)
+            if func in _SHRINKING and isinstance(out, Tensor):
+                self._note_shrunk(args[0] if args else kwargs["input"], out)
+            return out
         finally:
             self._thread.settled = False
 
     def _pass(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function that pads nothing; keep track of borders that it hands on."""
         if self.rule == "valid" and func in _JOINS:
-            args = _cropped(func, args, kwargs)
+            args = _cropped(func, args, kwargs, self._shrunk)
         out = func(*args, **kwargs)
-        if self._borders and args and isinstance(out, Tensor) and isinstance(args[0], Tensor):
-            widths = self._borders.get(args[0])
-            if widths is not None and out.shape == args[0].shape:
-                self._borders[out] = widths
+        known = [notes for notes in (self._borders, self._shrunk) if notes]
+        if known and args and isinstance(out, Tensor) and isinstance(args[0], Tensor):
+            for notes in known:
+                note = notes.get(args[0])
+                if note is not None and out.shape == args[0].shape:
+                    notes[out] = note
         return out
 
-    # ------------------------------------------------------------ who calls
-
-    def _module(self) -> str:
-        """Path of the innermost module whose code is running, in the outermost that holds it.
-
-        Python's own call stack knows it, also for methods other than ``forward``; hooks would be
-        state left on the network.
-        """
-        modules = list(_running_modules())
-        for outermost in reversed(modules):
-            if id(outermost) not in self._names:
-                names = {id(module): name for name, module in outermost.named_modules()}
-                self._names[id(outermost)] = (outermost, names)
-            names = self._names[id(outermost)][1]
-            if id(modules[0]) in names:
-                return names[id(modules[0])]
-        return ""
+    def _note_shrunk(self, x: Tensor, out: Tensor) -> None:
+        for block in self._stack():
+            if block.rule == "valid" and 1 in out.shape[-2:]:
+                larger = any(o == 1 < n for o, n in zip(out.shape[-2:], x.shape[-2:], strict=True))
+                if larger or x in block._shrunk:
+                    block._shrunk[out] = True
 
     def _site(
         self,
@@ -504,10 +524,36 @@ class padding(TorchFunctionMode):
         """Find out which rule each side of a call follows."""
         dims = (-3, -2) if -3 in widths else (-2, -1)
         rows, columns = (widths.get(d, (0, 0)) for d in dims)
-        call = Call(self._module(), function, kernel, stride, (*rows, *columns))
+        call = Call(module_path(self._names), function, kernel, stride, (*rows, *columns))
         blocks = [b for b in reversed(self._stack()) if b.where is None or b.where(call)]
         modes = [next((b for b in blocks if side in b.sides), None) for side in SIDES]
         return _Site(self, call, dims, modes)
+
+
+Names = dict[int, tuple[nn.Module, dict[int, str]]]
+"""Names of the modules inside the outermost ones that were seen, by identity."""
+
+
+def module_path(names: Names) -> str:
+    """Path of the innermost module whose code is running, in the outermost one that holds it.
+
+    Python's own call stack knows it, also for methods other than ``forward``; hooks would be state
+    left on the network.
+
+    Parameters
+    ----------
+    names : dict
+        Filled with the names of modules that were seen; the caller keeps it between calls.
+    """
+    modules = list(_running_modules())
+    for outermost in reversed(modules):
+        if id(outermost) not in names:
+            inside = {id(module): name for name, module in outermost.named_modules()}
+            names[id(outermost)] = (outermost, inside)
+        inside = names[id(outermost)][1]
+        if id(modules[0]) in inside:
+            return inside[id(modules[0])]
+    return ""
 
 
 def _running_modules() -> Iterator[nn.Module]:
@@ -527,6 +573,9 @@ def _table(calls: Counter[tuple[Any, ...]]) -> pd.DataFrame:
     return pd.DataFrame([(*key, count) for key, count in calls.items()], columns=columns)
 
 
+_NOTHING = ((0, 0, 0, 0), ("original",) * 4)
+
+
 class _Site:
     """One padded call: the rule of each of its sides, and the writing of its border."""
 
@@ -539,17 +588,21 @@ class _Site:
         self._noise: dict[int, _Noise] = {}
         for m in modes:
             if m and m.rule == "noise" and id(m) not in self._noise:
-                self._noise[id(m)] = _Noise(m.seed, m.first, m._drawn)
+                self._noise[id(m)] = _Noise(m.seed, m.first, m._drawn, m.amplitude)
                 m._drawn += 1
 
-    def record(self, padded: bool, widths: Borders) -> None:
+    def record(self, padded: bool, widths: Borders, rewritten: Sequence[str] = SIDES) -> None:
         """Count the call in the tables of the blocks that saw it and of those that rewrite it."""
         rows, columns = (widths.get(d, (0, 0)) for d in self.dims)
         self.call.pad = (*rows, *columns)
         if padded:
             for block in self.mode._stack():
                 block._padded[self.call.key] += 1
-        at_work = {id(b): b for b, w in zip(self._modes, self.call.pad, strict=True) if b and w}
+        at_work = {
+            id(b): b
+            for side, b, w in zip(SIDES, self._modes, self.call.pad, strict=True)
+            if b and w and side in rewritten
+        }
         for block in at_work.values():
             if block.rule != "original":
                 block._rewritten[self.call.key] += 1
@@ -557,6 +610,11 @@ class _Site:
     @property
     def untouched(self) -> bool:
         return all(rule == "original" for rule in self.rules)
+
+    @property
+    def zeros(self) -> bool:
+        """Whether a call whose own border is zeros can stay as it is."""
+        return all(rule in ("original", "zeros") for rule in self.rules)
 
     def circular(self, axis: int) -> bool:
         """Whether rows (0) or columns (1) are a ring."""
@@ -577,6 +635,29 @@ class _Site:
             found[d] = (before, after)
         return found
 
+    def earlier(self, x: Tensor) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]]:
+        """Cells at the edge of a map that a ``pad`` wrote: those to write anew, those to keep.
+
+        Only sides with the same rule then and now; what another rule wrote belongs to the map.
+        """
+        cells, rules = self.mode._borders.get(x) or _NOTHING
+        anew, kept = [0] * 4, [0] * 4
+        for side, (width, rule, own) in enumerate(zip(cells, rules, self.rules, strict=True)):
+            if rule == own:
+                (kept if own == "original" else anew)[side] = width
+        rows, columns = self.dims
+        return tuple({rows: (c[0], c[1]), columns: (c[2], c[3])} for c in (anew, kept))
+
+    def wrote(self, x: Tensor, out: Tensor, widths: Borders) -> None:
+        """Remember the border that a ``pad`` gave to a map."""
+        cells, rules = map(list, self.mode._borders.get(x) or _NOTHING)
+        for side, own in enumerate(self.rules):
+            added = widths.get(self.dims[side // 2], (0, 0))[side % 2]
+            if added > 0 and rules[side] != own:
+                cells[side], rules[side] = 0, own
+            cells[side] = max(cells[side] + added, 0)
+        self.mode._borders[out] = (cells, rules)
+
     def fill(self, side: int, own: Fill, partial: Fill) -> Fill:
         rule = self.rules[side]
         if rule == "noise":
@@ -585,35 +666,37 @@ class _Site:
 
     def extend(self, x: Tensor, widths: Borders, own: Fill = 0.0, partial: Fill = 0.0) -> Tensor:
         """Write the border: ``own`` where the network's own padding stays."""
-        before = self.mode._borders.get(x)
-        if before is not None:
+        before, kept = self.earlier(x)
+        if any(map(any, before.values())):
             # The map that a ``pad`` extended is what the rules are about.
             x = x.narrow(*_core(x, before, self.dims[0]))
             x = x.narrow(*_core(x, before, self.dims[1]))
-            widths = {d: _sum(widths.get(d, (0, 0)), before.get(d, (0, 0))) for d in self.dims}
+            widths = {d: _sum(widths.get(d, (0, 0)), before[d]) for d in self.dims}
         strips = {}
         for axis, d in enumerate(self.dims):
             first, last = (self.fill(2 * axis + end, own, partial) for end in (0, 1))
             strips[d] = (*widths.get(d, (0, 0)), first, last)
-        return _write(x, strips)
+        return _write(x, strips, kept=kept)
 
     def covered(self, x: Tensor, widths: Borders, own: float) -> Tensor:
         """1 where the extended map counts, 0 where it does not, shape (1, 1, H, W).
 
         Borders of the rule ``partial`` do not; ``own`` says whether the network's own do.
         """
-        before = self.mode._borders.get(x) or {}
+        before, kept = self.earlier(x)
         height, width = x.shape[-2:]
-        (t, b), (le, r) = (before.get(d, (0, 0)) for d in self.dims)
-        ones = x.new_ones((1, 1, height - t - b, width - le - r))
+        (t, b), (le, r) = before.values()
+        dtype = torch.promote_types(x.dtype, torch.float32)  # counts exactly
+        ones = x.new_ones((1, 1, height - t - b, width - le - r), dtype=dtype)
         strips = {}
         for axis, d in enumerate(self.dims):
             fills = []
             for end in (0, 1):
                 rule = self.rules[2 * axis + end]
-                fills.append({"original": own, "valid": own, "partial": 0.0}.get(rule, 1.0))
-            strips[d] = (*_sum(widths.get(d, (0, 0)), before.get(d, (0, 0))), *fills)
-        return _write(ones, strips)
+                known = {"original": own, "valid": own, "partial": 0.0}
+                fills.append(rule if rule in _COPYING else known.get(rule, 1.0))
+            strips[d] = (*_sum(widths.get(d, (0, 0)), before[d]), *fills)
+        return _write(ones, strips, kept=kept)
 
 
 def _core(x: Tensor, before: Borders, d: int) -> tuple[int, int, int]:
@@ -662,6 +745,21 @@ def _window(
     return site, site.widths(wanted)
 
 
+def _partial_after_pad(
+    block: padding,
+    function: str,
+    x: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+) -> _Site | None:
+    """Site of an unpadded operation that reads the border of a ``pad`` under ``partial``."""
+    found = block._borders.get(x)
+    if found is None or not any(b.rule == "partial" for b in block._stack()):
+        return None
+    (top, bottom, left, right), _ = found
+    return block._site(function, {-2: (top, bottom), -1: (left, right)}, kernel, stride)
+
+
 def _conv2d(
     block: padding,
     func: Callable[..., Tensor],
@@ -684,24 +782,55 @@ def _conv2d(
     else:
         widths = [(p, p) for p in _pair(padding)]
     site, borders = _window(block, "conv2d", input, kernel, strides, gaps, widths)
-    before = block._borders.get(input)
-    if site is None and before is not None and any(b.rule == "partial" for b in block._stack()):
-        site = block._site("conv2d", before, kernel, strides)
-    if site is None or site.untouched:
+    if site is None:
+        site = _partial_after_pad(block, "conv2d", input, kernel, strides)
+    if site is None or site.zeros:
         return func(input, weight, bias, stride, padding, dilation, groups)
     wide = site.extend(input, borders)
     if not site.has("partial"):
         return func(wide, weight, bias, stride, 0, dilation, groups)
     out = func(wide, weight, None, stride, 0, dilation, groups)
-    window = weight.new_ones((1, 1, *kernel))
-    covered = func(site.covered(input, borders, 1.0), window, None, stride, 0, dilation)
+    mask = site.covered(input, borders, 1.0)
+    window = mask.new_ones((1, 1, *kernel))
+    covered = func(mask, window, None, stride, 0, dilation)
     return _weighted(out, kernel[0] * kernel[1], covered, bias)
+
+
+def _conv3d(
+    block: padding,
+    func: Callable[..., Tensor],
+    /,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    # Over maps whose values are vectors (B, C, H, W, V), as lambda layers have them.
+    pads = (padding,) * 3 if isinstance(padding, int) else padding
+    site = None
+    if not isinstance(pads, str) and any(pads[:2]) and not pads[2]:
+        borders = {-3: (pads[0], pads[0]), -2: (pads[1], pads[1])}
+        kernel = (int(weight.shape[-3]), int(weight.shape[-2]))
+        strides = (stride,) * 3 if isinstance(stride, int) else stride
+        site = block._site("conv3d", borders, kernel, tuple(strides[:2]))
+        site.record(True, borders)
+    if site is None or site.untouched:
+        return func(input, weight, bias, stride, padding, dilation, groups)
+    return func(site.extend(input, site.widths(borders)), weight, bias, stride, 0, dilation, groups)
+
+
+def _scaled(out: Tensor, share: Tensor) -> Tensor:
+    """Multiply a map, batched or not, by a number for each place."""
+    return out * share.reshape(share.shape[-2:]).to(out.dtype)
 
 
 def _weighted(out: Tensor, full: Tensor | int, covered: Tensor, bias: Tensor | None) -> Tensor:
     """Partial convolution: ``out · full / covered + bias``, and ``bias`` where nothing is."""
     share = torch.where(covered > 0, full / covered.clamp(min=1), 0.0)
-    out = out * share.to(out.dtype)
+    out = _scaled(out, share)
     return out if bias is None else out + bias.view(-1, 1, 1)
 
 
@@ -725,20 +854,20 @@ def _conv_transpose2d(
     outer = _pair(output_padding)
     more = []
     for k, s, p, o, d in zip(kernel, strides, crops, outer, gaps, strict=True):
-        more.append(max(0, -(-(d * (k - 1) - p) // s), (d * (k - 1) + o - p) // s))
+        more.append(max(0, (d * (k - 1) + o - p) // s))
     borders = {-2: (more[0], more[0]), -1: (more[1], more[1])}
     site = None
     if any(more):
         site = block._site("conv_transpose2d", borders, kernel, strides)
         site.record(True, borders)
-    if site is None or site.untouched:
+    if site is None or site.zeros:
         return func(input, weight, bias, stride, padding, output_padding, groups, dilation)
     wide = site.extend(input, borders)
     cut = tuple(p + m * s for p, m, s in zip(crops, more, strides, strict=True))
     if site.has("partial"):
         out = func(wide, weight, None, stride, cut, output_padding, groups, dilation)
-        window = weight.new_ones((1, 1, *kernel))
         mask = site.covered(input, borders, 1.0)
+        window = mask.new_ones((1, 1, *kernel))
         full, covered = (
             func(m, window, None, stride, cut, output_padding, 1, dilation)
             for m in (torch.ones_like(mask), mask)
@@ -823,9 +952,8 @@ def _avg_pool2d(
     widths, extras = _pool_widths(input, kernel_size, stride, padding, 1, ceil_mode)
     windows = _pair(kernel_size), _pair(stride), (1, 1)
     site, borders = _window(block, "avg_pool2d", input, *windows, widths)
-    before = block._borders.get(input)
-    if site is None and before is not None and any(b.rule == "partial" for b in block._stack()):
-        site = block._site("avg_pool2d", before, *windows[:2])
+    if site is None:
+        site = _partial_after_pad(block, "avg_pool2d", input, *windows[:2])
     if site is None or site.untouched:
         return func(
             input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
@@ -842,7 +970,8 @@ def _avg_pool2d(
     for axis, d in enumerate((-2, -1)):
         whole = site.rules[2 * axis + 1] not in ("original", "partial")
         strips[d] = (*beyond[d], 0.0, float(whole))
-    return out / func(_write(counted, strips), kernel_size, stride, 0, False, True)
+    share = func(_write(counted, strips), kernel_size, stride, 0, False, True)
+    return _scaled(out, torch.where(share > 0, 1 / share, 0))
 
 
 def _lp_pool2d(
@@ -855,12 +984,20 @@ def _lp_pool2d(
     stride: Any = None,
     ceil_mode: bool = False,
 ) -> Tensor:
-    means = _avg_pool2d(
-        block, F.avg_pool2d, input.pow(norm_type), kernel_size, stride, ceil_mode=ceil_mode
-    )
-    height, width = _pair(kernel_size)
-    sums = (torch.sign(means) * F.relu(torch.abs(means))).mul(height * width)
-    return sums.pow(1.0 / norm_type)
+    stride = _pool_stride(kernel_size, stride)
+    widths, _ = _pool_widths(input, kernel_size, stride, 0, 1, ceil_mode)
+    windows = _pair(kernel_size), _pair(stride), (1, 1)
+    site, borders = _window(block, "lp_pool2d", input, *windows, widths)
+    if site is None:
+        site = _partial_after_pad(block, "lp_pool2d", input, *windows[:2])
+    if site is None or site.untouched:
+        return func(input, norm_type, kernel_size, stride, ceil_mode)
+    out = func(site.extend(input, borders), norm_type, kernel_size, stride, False)
+    if not (site.has("original") or site.has("partial")):
+        return out
+    # Windows that reach past the edge count for more, as torch does it.
+    counted = F.avg_pool2d(site.covered(input, borders, 0.0), kernel_size, stride)
+    return _scaled(out, torch.where(counted > 0, 1 / counted, 0) ** (1 / norm_type))
 
 
 def _unfold(
@@ -878,7 +1015,7 @@ def _unfold(
     if borders != {-2: (0, 0), -1: (0, 0)}:
         site = block._site("unfold", borders, _pair(kernel_size), _pair(stride))
         site.record(True, borders)
-    if site is None or site.untouched:
+    if site is None or site.zeros:
         return func(input, kernel_size, dilation, padding, stride)
     wide = site.extend(input, site.widths(borders))
     return func(wide, kernel_size, dilation, 0, stride)
@@ -898,12 +1035,11 @@ def _fold(
     # What falls beyond the edge is dropped; on a ring it lands on the other side.
     pads, size = _pair(padding), _pair(output_size)
     borders = {d: (p, p) for d, p in zip((-2, -1), pads, strict=True)}
-    site = None
+    rings = [False, False]
     if any(pads):
         site = block._site("fold", borders, _pair(kernel_size), _pair(stride))
-    rings = [bool(p) and site.circular(axis) for axis, p in enumerate(pads)] if site else [False]
-    if site is not None:
-        site.record(True, {d: borders[d] for axis, d in enumerate((-2, -1)) if rings[axis]})
+        rings = [bool(p) and site.circular(axis) for axis, p in enumerate(pads)]
+        site.record(True, borders, [side for i, side in enumerate(SIDES) if rings[i // 2]])
     if not any(rings):
         return func(input, output_size, kernel_size, dilation, padding, stride)
     wide_size = [n + 2 * p if ring else n for n, p, ring in zip(size, pads, rings, strict=True)]
@@ -942,11 +1078,7 @@ def _pad(
         out = site.extend(input, kept, own, partial)
         widths = {d: pair for d, pair in kept.items() if pair != (0, 0)}
     if widths and -3 not in widths:
-        added = {d: (max(b, 0), max(a, 0)) for d, (b, a) in widths.items()}
-        earlier = block._borders.get(input) or {}
-        block._borders[out] = {
-            d: _sum(added.get(d, (0, 0)), earlier.get(d, (0, 0))) for d in (-2, -1)
-        }
+        site.wrote(input, out, widths)
     return out
 
 
@@ -1016,6 +1148,7 @@ def _interpolate(
 
 _HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.conv2d: _conv2d,
+    F.conv3d: _conv3d,
     F.conv_transpose2d: _conv_transpose2d,
     F.max_pool2d: _max_pool2d,
     torch.max_pool2d: _max_pool2d,
@@ -1028,21 +1161,30 @@ _HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.interpolate: _interpolate,
 }
 
+_SHRINKING = (F.conv2d, F.max_pool2d, torch.max_pool2d)
+"""Functions that make small maps, but no gates."""
+
 
 # ---------------------------------------------------------------- where shrunken branches meet
 
-_BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "lerp", "addcmul", "where")
+_BINARY = (
+    *("add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide"),
+    *("maximum", "minimum", "max", "min", "lerp", "addcmul", "where"),
+)
 _JOINS = frozenset(
     getattr(place, name + end)
     for place in (torch, Tensor)
     for name in _BINARY
     for end in ("", "_")
     if hasattr(place, name + end)
-) | {torch.cat, torch.concat, torch.stack}
+) | {torch.cat, torch.concat, torch.concatenate, torch.stack}
 
 
 def _cropped(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    shrunk: Mapping[Tensor, bool],
 ) -> tuple[Any, ...]:
     """Crop the maps that a function joins about their centres to the size of the smallest."""
     listed = bool(args) and isinstance(args[0], list | tuple)
@@ -1050,10 +1192,13 @@ def _cropped(
     maps = [item for item in items if isinstance(item, Tensor) and item.ndim == 4]
     if len(maps) < 2:
         return args
-    along = kwargs.get("dim", args[1] if len(args) > 1 else 0) % 4 if func is not torch.stack else 4
-    dims = [d for d in range(1, 4) if not (listed and d == along)]
+    dims = [1, 2, 3]
+    if listed and func is not torch.stack:
+        named = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
+        dims = [d for d in dims if d != named % 4]
     for d in dims:
-        sizes = {m.shape[d] for m in maps if m.shape[d] > 1}
+        # What is joined end to end does not broadcast, nor does what shrank to one cell.
+        sizes = {m.shape[d] for m in maps if listed or m.shape[d] > 1 or m in shrunk}
         if len(sizes) < 2:
             continue
         least = min(sizes)

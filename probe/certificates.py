@@ -6,134 +6,602 @@ multiple of every layer's stride shifts every feature map and changes nothing el
 .. math:: \max_{layers} \frac{\|f(\mathrm{roll}\,x) - \mathrm{roll}\,f(x)\|_∞}{\|f(x)\|_∞}
 
 is then rounding alone. Any source of position (padding, position embeddings, windows that do not
-divide the shift) makes it large.
+divide the shift) makes it large. It is measured in float64, where rounding is some 1e-14 and even
+faint sources stand out, on a copy of the network; in float32 only where a network can't be
+converted.
+
+A certificate must be able to fail. Small factors (LayerScale at 1e-6) hide borders from the
+layers that are looked at, so that any network would pass: the *contrast*, the residual of the
+same weights with their own padding, has to be clear.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .backbones import Backbone
-from .layers import Layer, Taps, total_stride
-from .variants import running
+from .backbones import Backbone, input_size, known_model, load_backbone
+from .errors import ProbeError, ProbeWarning
+from .inventory import EMBEDDING, PADDING, double_precision, take_inventory
+from .layers import Layer, Taps, describe, evaluating, first_tensor, hooked, tap, total_stride
+from .stimuli import Leaves
+from .variants import Variant, View, contact, exact_copy, find_margin, parse_variant, view
 
-THRESHOLD = 1e-4
-"""Greatest residual that passes."""
+THRESHOLD = 1e-8
+"""Greatest residual that passes, measured in float64."""
+
+SINGLE_THRESHOLD = 1e-4
+"""Greatest residual that passes, measured in float32."""
+
+CONTRAST = 1e-4
+"""Least residual of the original from which borders show."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Equivariance of one backbone under one variant, over the probed layers.
+    """Equivariance of one backbone under one variant.
 
     Attributes
     ----------
     residual : float
         Greatest over the layers; NaN where it is not defined, see ``reason``.
-    passes : bool
-        Whether ``residual ≤ threshold``.
+    passed : bool
+        Whether ``residual ≤ threshold`` and the contrast is clear, or nothing pads.
     reason : str
-        What the residual says, in words.
+        What that says, in words.
     layers : mapping of str to float
-        Residual of each layer.
+        Residual of each layer. ``output`` is what the network returns, if that is a map.
     shift : (int, int)
         Shift in pixels, down and to the right.
     threshold : float
+        :data:`THRESHOLD`, in float32 :data:`SINGLE_THRESHOLD`.
+    contrast : float
+        Residual of ``original`` on the same weights and images.
+    sources : tuple of str
+        Sources of position that the variant leaves in place, by kind and module.
+    first_break : str or None
+        The first module at whose output equivariance is broken; None if at none.
+    contact : float or None
+        Of a canvas: how much of what padding writes reaches the probed region, 0 if nothing
+        does; see :func:`probe.variants.contact`.
+    margin : int
+        Of a canvas, in pixels.
+    image_size : (int, int)
+        In pixels.
+    precision : str
+        ``float64`` or ``float32``.
     """
 
     residual: float
-    passes: bool
+    passed: bool
     reason: str
     layers: Mapping[str, float] = field(default_factory=dict)
     shift: tuple[int, int] = (0, 0)
     threshold: float = THRESHOLD
+    contrast: float = math.nan
+    sources: tuple[str, ...] = ()
+    first_break: str | None = None
+    contact: float | None = None
+    margin: int = 0
+    image_size: tuple[int, int] = (0, 0)
+    precision: str = "float64"
 
 
 def certify(
-    backbone: Backbone,
-    variant: str,
-    taps: Taps,
-    images: Tensor,
-    threshold: float = THRESHOLD,
+    model: str | nn.Module,
+    variant: str = "circular",
+    *,
+    weights: str = "random",
+    layers: str | Sequence[str] = "stages",
+    image_size: int | tuple[int, int] | None = None,
+    margin: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
 ) -> Certificate:
-    """Measure the equivariance residual of a backbone under a variant.
+    """Measure whether a variant leaves a network any source of position.
 
     Parameters
     ----------
-    backbone : Backbone
-        In eval mode.
+    model : str or Module
+        A timm name, or a module, which is taken as it is.
     variant : str
-        See :data:`probe.variants.VARIANTS`.
-    taps : Taps
-        The layers to look at.
-    images : Tensor, shape (B, 3, H, W), in [0, 1]
-        Tileable; a few will do.
-    threshold : float
-        Greatest residual that passes.
+        See :data:`probe.VARIANTS`; parts are joined by ``+``.
+    weights : str
+        Of a name: ``random`` (timm's initialisation, with what it sets to nearly 0 made to count,
+        so that borders show, see :func:`expose_borders`), ``pretrained``, or a checkpoint file.
+    layers : str or sequence of str
+        Layers to look at besides what the network returns, see
+        :func:`probe.layers.choose_layers`.
+    image_size : int or (int, int), optional
+        Pixels. By default for a name the smallest on which its layers have a few places each, for
+        a module its config's or 224, both a multiple of the total stride.
+    margin : int, optional
+        Of ``canvas``, in pixels; by default the smallest that is out of padding's reach.
+    seed : int
+        Of random weights, images and noise.
+    device : str or torch.device
+        ``auto``: CUDA where there is one, else the CPU; a module stays where it is.
 
     Returns
     -------
     Certificate
+
+    Raises
+    ------
+    ProbeError
+        If the model or the variant does not exist, or it can't be run so.
+
+    Examples
+    --------
+    >>> probe.certify("resnet18").passed
+    True
+    >>> probe.certify(model, "circular+no_pos_embed").sources
     """
-    size = (int(images.shape[-2]), int(images.shape[-1]))
-    stride = total_stride(backbone.model)
-    shift = []
-    for axis in (0, 1):
-        step, fault = _step(taps.layers, size[axis], axis, stride)
-        if fault:
-            return Certificate(math.nan, False, fault, threshold=threshold)
-        steps = size[axis] // step
-        shift.append(step * max(1, steps // (3 - axis)))
-    down, right = shift
-
-    x = backbone.normalise(images)
-    plain: dict[str, Tensor] = {}
-    residuals: dict[str, float] = {}
-
-    def keep(layer: Layer, features: Tensor) -> None:
-        plain[layer.name] = features.clone()
-
-    def compare(layer: Layer, features: Tensor) -> None:
-        before = plain.pop(layer.name)
-        moves = (down * layer.height // size[0], right * layer.width // size[1])
-        size_of = float(before.abs().max())
-        apart = float((features - torch.roll(before, moves, (2, 3))).abs().max())
-        residuals[layer.name] = apart / size_of if size_of else apart
-
-    with running(variant):
-        taps.run(backbone.model, x, keep)
-        taps.run(backbone.model, torch.roll(x, (down, right), (2, 3)), compare)
-    ordered = {layer.name: residuals[layer.name] for layer in taps.layers}
-    values = list(ordered.values())
-    residual = math.nan if any(map(math.isnan, values)) else max(values)
-    passes = residual <= threshold
-    reason = "every probed layer is translation equivariant"
-    if not passes:
-        first = next(name for name, value in ordered.items() if not value <= threshold)
-        reason = f"position enters at or before {first}"
-    return Certificate(residual, passes, reason, ordered, (down, right), threshold)
+    parsed = parse_variant(variant)
+    named = {"weights": weights, "layers": layers, "seed": seed, "device": device}
+    subject = prepare(model, image_size=image_size, **named)
+    if parsed.rule == "valid" and image_size is None and isinstance(model, str):
+        # Without padding maps shrink by what padding reaches.
+        stride = total_stride(subject.backbone.model)
+        reach, _ = find_margin(subject.backbone, subject.taps, stride)
+        subject = prepare(model, image_size=2 * (reach + stride), **named)
+    return subject.certify(parsed, margin=margin)
 
 
-def _step(layers: Sequence[Layer], pixels: int, axis: int, stride: int) -> tuple[int, str]:
-    """Smallest shift in pixels that is a whole number of places in every layer."""
-    # A network may go through larger strides than its probed layers show.
-    step = stride if pixels % stride == 0 and pixels > stride else 1
-    word = ("rows", "columns")[axis]
-    for layer in layers:
-        cells = (layer.height, layer.width)[axis]
-        if pixels % cells:
-            return 0, (
-                f"not defined: the {cells} {word} of {layer.name} do not divide the image's "
-                f"{pixels}, so that no shift moves it by whole places"
+@dataclass
+class Subject:
+    """A network ready to be certified under any variant; see :func:`prepare`.
+
+    Attributes
+    ----------
+    backbone : Backbone
+        A copy in float64 where that can be had.
+    taps : Taps
+        The layers to look at.
+    images : Tensor, shape (1, 3, H, W)
+        Tileable, in [0, 1].
+    seed : int
+        Of noise.
+    """
+
+    backbone: Backbone
+    taps: Taps
+    images: Tensor
+    seed: int = 0
+    _plain: _Measurement | None = None
+    _inventory: pd.DataFrame | None = None
+
+    @property
+    def inventory(self) -> pd.DataFrame:
+        """See :func:`sources`."""
+        if self._inventory is None:
+            with self._quiet():
+                x = self.backbone.normalise(self.images)
+                self._inventory = take_inventory(self.backbone.model, x, self.taps.entry)
+        return self._inventory
+
+    def _quiet(self) -> _Quiet:
+        return _Quiet(self.backbone.model)
+
+    def certify(self, variant: Variant, margin: int | None = None) -> Certificate:
+        """Measure one variant."""
+        model, size = self.backbone.model, self.taps.layers[0].image_size
+        precision = str(self.backbone.dtype).removeprefix("torch.")
+        threshold = THRESHOLD if precision == "float64" else SINGLE_THRESHOLD
+        common: dict[str, Any] = {
+            "threshold": threshold,
+            "image_size": size,
+            "precision": precision,
+        }
+        with self._quiet():
+            if variant.canvas and margin is None:
+                stride = total_stride(model)
+                margin, _ = find_margin(self.backbone, self.taps, stride)
+            remaining = self._remaining(variant)
+            try:
+                seen = view(self.backbone, variant, self.taps, self.images, margin or 0)
+            except ProbeError as error:
+                if not _beside_padding(remaining):
+                    raise
+                reason = f"can't be run: {error}; there remain {_kinds(remaining)}"
+                return Certificate(math.nan, False, reason, sources=remaining, **common)
+            common["margin"] = seen.margin
+            plain = View(parse_variant("original"), self.taps, self.taps.layers)
+            step, fault = _shift(seen.layers, self.taps.layers, size, total_stride(model))
+            if fault:
+                return Certificate(math.nan, False, fault, **common)
+            if variant.canvas:
+                common["contact"] = contact(self.backbone, seen, self.images)
+            if self._plain is None or self._plain.shift != step:
+                self._plain = self._measure(plain, step)
+            found = self._measure(seen, step) if variant.name != "original" else self._plain
+            doubled = (2 * step[0], 2 * step[1])
+            if (
+                found.residual > threshold
+                and not _beside_padding(remaining)
+                and all(
+                    pixels % d == 0 and pixels > d for pixels, d in zip(size, doubled, strict=True)
+                )
+            ):
+                # Some layers halve a map and double it again, within a block.
+                again = self._measure(seen, doubled)
+                if again.residual <= threshold:
+                    found = again
+            common |= {
+                "shift": found.shift,
+                "contrast": self._plain.residual,
+                "sources": remaining,
+                "layers": found.layers,
+            }
+            if math.isnan(found.residual):
+                return Certificate(
+                    math.nan, False, "not defined: features are not finite", **common
+                )
+            if found.residual > threshold:
+                first = self._first_break(seen, found.shift, threshold) or next(
+                    name for name, value in found.layers.items() if not value <= threshold
+                )
+                what = f": {_kinds(remaining)}" if remaining else ""
+                reason = f"position enters at or before {first}{what}"
+                if common.get("contact"):
+                    reason += (
+                        f"; padding reaches the probed region, contact {common['contact']:.1e}"
+                    )
+                return Certificate(found.residual, False, reason, first_break=first, **common)
+        passed, reason = True, "every layer that was looked at is translation equivariant"
+        if not self._pads():
+            reason += "; nothing pads"
+        elif not self._plain.residual >= CONTRAST:
+            passed = False
+            reason = (
+                "inconclusive: with its own padding the network's residual (contrast) is only "
+                f"{self._plain.residual:.1e}, at least {CONTRAST:.0e} is needed, so that "
+                "these weights hide borders; use trained weights, or raise factors such as "
+                "LayerScale"
             )
-        step = math.lcm(step, pixels // cells)
-    if step >= pixels:
-        return 0, (
-            f"not defined: the probed layers have a common stride of {step} pixels and the image "
-            f"only {pixels} {word}; choose a larger image size"
+        if passed and common.get("contact"):
+            reason += f"; padding still touches the probed region, contact {common['contact']:.1e}"
+        return Certificate(found.residual, passed, reason, **common)
+
+    def _pads(self) -> bool:
+        return bool((self.inventory["kind"] == PADDING).any())
+
+    def _remaining(self, variant: Variant) -> tuple[str, ...]:
+        """Sources that the variant leaves in place, as ``kind: module``."""
+        table = self.inventory
+        if variant.rule in ("circular", "valid") or variant.canvas:
+            table = table[table["kind"] != PADDING]
+        if variant.embedding == "no_pos_embed":
+            table = table[table["kind"] != EMBEDDING]
+        named = [
+            f"{row.kind}: {row.module or type(self.backbone.model).__name__}"
+            for row in table.itertuples()
+        ]
+        return tuple(dict.fromkeys(named))
+
+    # ------------------------------------------------------------ measuring
+
+    def _pair(self, seen: View, shift: tuple[int, int]) -> Tensor:
+        moved = torch.roll(self.images, shift, (2, 3))
+        return seen.stretch(torch.cat([self.images, moved]))
+
+    def _measure(self, seen: View, shift: tuple[int, int]) -> _Measurement:
+        """Residual of each layer, from one pass over an image and its shifted copy."""
+        residuals: dict[str, float] = {}
+        strides = {layer.name: layer for layer in self.taps.layers}
+
+        def compare(layer: Layer, features: Tensor) -> None:
+            residuals[layer.name] = _residual(
+                features, shift, layer, strides.get(layer.name, layer)
+            )
+
+        out = first_tensor(
+            seen.run(self.backbone, self._pair(seen, shift), compare, seed=self.seed)
         )
-    return step, ""
+        if out is not None and seen.variant.torus and not seen.margin:
+            size = self.taps.layers[0].image_size
+            layer = describe(self.backbone.model, "output", 0, tuple(out.shape), 2, size)
+            if layer is not None and _whole_places(layer, shift, layer.height, layer.width):
+                compare(layer, layer.canonical(out, 2))
+        ordered = {layer.name: residuals[layer.name] for layer in seen.layers}
+        ordered |= residuals
+        values = list(ordered.values())
+        residual = math.nan if any(map(math.isnan, values)) else max(values)
+        return _Measurement(residual, ordered, shift)
+
+    def _first_break(self, seen: View, shift: tuple[int, int], threshold: float) -> str:
+        """Name of the first module whose output does not move with the image."""
+        model = self.backbone.model
+        size = seen.taps.layers[0].image_size
+        inner = self.taps.layers[0].image_size
+        broken: list[str] = []
+
+        def look(name: str, output: Any) -> None:
+            tensor = first_tensor(output, 2)
+            if broken or tensor is None or not tensor.is_floating_point():
+                return
+            layer = describe(model, name, 0, tuple(tensor.shape), 2, size)
+            if layer is None or layer.height * layer.width == 1:
+                return
+            features = layer.canonical(tensor, 2)
+            height, width = layer.height, layer.width
+            if seen.margin:
+                height, width = (
+                    n * i // s for n, i, s in zip((height, width), inner, size, strict=True)
+                )
+                if not height or not width:
+                    return
+                top, left = (layer.height - height) // 2, (layer.width - width) // 2
+                features = features.narrow(2, top, height).narrow(3, left, width)
+                layer = replace(layer, height=height, width=width, image_size=inner)
+            if not _whole_places(layer, shift, height, width):
+                return
+            if not _residual(features, shift, layer, layer) <= threshold:
+                broken.append(name)
+
+        names = [name for name, _ in model.named_modules() if name]
+        if seen.variant.torus:
+            with hooked(model, names, look):
+                seen.run(
+                    self.backbone, self._pair(seen, shift), lambda layer, f: None, seed=self.seed
+                )
+        probed = next(
+            (n for n, r in self._last(seen, shift).items() if not r <= threshold), "output"
+        )
+        return broken[0] if broken else probed
+
+    def _last(self, seen: View, shift: tuple[int, int]) -> Mapping[str, float]:
+        return self._measure(seen, shift).layers
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    residual: float
+    layers: Mapping[str, float]
+    shift: tuple[int, int]
+
+
+def _beside_padding(sources: Sequence[str]) -> bool:
+    return any(not source.startswith(f"{PADDING}:") for source in sources)
+
+
+def _kinds(sources: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(source.partition(":")[0] for source in sources))
+
+
+class _Quiet:
+    """Eval mode, no gradients, no cautions, all of float64, for a block."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __enter__(self) -> None:
+        self._contexts = [evaluating(self._model), warnings.catch_warnings()]
+        if any(p.dtype == torch.float64 for p in self._model.parameters()):
+            self._contexts.append(double_precision())
+        for context in self._contexts:
+            context.__enter__()
+        warnings.simplefilter("ignore", ProbeWarning)
+
+    def __exit__(self, *error: Any) -> None:
+        for context in reversed(self._contexts):
+            context.__exit__(*error)
+
+
+def _residual(features: Tensor, shift: tuple[int, int], layer: Layer, original: Layer) -> float:
+    """``max |f(roll x) − roll f(x)| / max |f(x)|`` for features of x and of roll x.
+
+    Without padding there is no ring: what has moved out of sight is left out.
+    """
+    before, after = features[:1], features[1:]
+    scale = float(before.abs().max())
+    height, width = layer.image_size
+    if layer.inset != (0.0, 0.0):
+        down, right = shift[0] * original.height // height, shift[1] * original.width // width
+        if down >= layer.height or right >= layer.width:
+            return math.nan
+        before = before[..., : layer.height - down, : layer.width - right]
+        after = after[..., down:, right:]
+    else:
+        moves = (shift[0] * layer.height // height, shift[1] * layer.width // width)
+        before = torch.roll(before, moves, (2, 3))
+    apart = float((after - before).abs().max())
+    return apart / scale if scale else apart
+
+
+def _whole_places(layer: Layer, shift: tuple[int, int], height: int, width: int) -> bool:
+    sides = zip(shift, (height, width), layer.image_size, strict=True)
+    return all((s * cells) % pixels == 0 for s, cells, pixels in sides)
+
+
+def _shift(
+    layers: Sequence[Layer], original: Sequence[Layer], size: tuple[int, int], stride: int
+) -> tuple[tuple[int, int], str]:
+    """Smallest shift in pixels that is a whole number of places in every layer."""
+    steps = []
+    for axis, word in enumerate(("rows", "columns")):
+        pixels = size[axis]
+        # A network may go through larger strides than its probed layers show.
+        step = stride if pixels % stride == 0 and pixels > stride else 1
+        for layer, before in zip(layers, original, strict=True):
+            shown = before if layer.inset != (0.0, 0.0) else layer
+            cells = (shown.height, shown.width)[axis]
+            if pixels % cells:
+                return (0, 0), (
+                    f"not defined: the {cells} {word} of {layer.name} do not divide the image's "
+                    f"{pixels}, so that no shift moves it by whole places"
+                )
+            step = math.lcm(step, pixels // cells)
+        if step >= pixels:
+            return (0, 0), (
+                f"not defined: the probed layers have a common stride of {step} pixels and the "
+                f"image only {pixels} {word}; choose a larger image size"
+            )
+        steps.append(step)
+    return (steps[0], steps[1]), ""
+
+
+# ---------------------------------------------------------------- what is certified
+
+
+def prepare(
+    model: str | nn.Module | Backbone,
+    *,
+    weights: str = "random",
+    layers: str | Sequence[str] = "stages",
+    image_size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+) -> Subject:
+    """Build what :func:`certify` measures; see there."""
+    wanted = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if not isinstance(model, str):
+        backbone = model
+        if isinstance(model, nn.Module):
+            backbone = load_backbone(model, "given", seed=seed, device=device)
+        stride = total_stride(backbone.model)
+        size = wanted or input_size(backbone.config, stride)
+        return _subject(backbone, layers, size, seed)
+
+    known_model(model)
+    backbone = load_backbone(model, weights, seed=seed, device=device, image_size=wanted)
+    stride = total_stride(backbone.model)
+    own = input_size(backbone.config, stride)
+    sizes = [wanted] if wanted else list(dict.fromkeys([_smallest(stride), own]))
+    failure: ProbeError | None = None
+    for size in sizes:
+        try:
+            if backbone.config.get("fixed_input_size") and not wanted:
+                fixed = tuple(backbone.config["input_size"][-2:])
+                if size != fixed:
+                    options = {"seed": seed, "device": device, "image_size": size}
+                    backbone = load_backbone(model, weights, **options)
+            if weights == "random":
+                expose_borders(backbone.model, seed)
+            return _subject(backbone, layers, size, seed)
+        except ProbeError as error:
+            failure = failure or error
+            if size == own and backbone.config.get("fixed_input_size"):
+                break
+            backbone = load_backbone(model, weights, seed=seed, device=device)
+    raise failure
+
+
+def _smallest(stride: int) -> tuple[int, int]:
+    """Image size on which the deepest layer has at least 4 × 4 places."""
+    side = max(4, math.ceil(64 / stride)) * stride
+    return side, side
+
+
+def _subject(
+    backbone: Backbone, layers: str | Sequence[str], size: tuple[int, int], seed: int
+) -> Subject:
+    images = Leaves(size, seed).batch("certificate", 0, 1)
+    failure: ProbeError | None = None
+    for candidate in (exact_copy(backbone), backbone):
+        with _Quiet(candidate.model):
+            try:
+                taps = tap(candidate.model, layers, candidate.normalise(images), backbone.name)
+                return Subject(candidate, taps, images, seed)
+            except ProbeError as error:
+                failure = failure or error
+    raise failure
+
+
+def expose_borders(model: nn.Module, seed: int = 0) -> None:
+    """Make what an initialisation sets to nearly 0 count, in place.
+
+    Scales (LayerScale, the last normalisation of a residual branch, gains) of at most 0.1 become
+    1; larger tensors that are all 0 (position embeddings, bias tables, last convolutions) become
+    normal with variance 1 / fan-in, where fan-in is the size of an entry along the first
+    dimension; biases stay.
+
+    Parameters
+    ----------
+    model : Module
+        With weights as initialised.
+    seed : int
+        Of the normal numbers.
+    """
+    stream = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.is_floating_point() or not parameter.numel():
+                continue
+            largest = float(parameter.abs().max())
+            scale = parameter.numel() == max(parameter.shape, default=1)
+            last = name.rpartition(".")[2]
+            if scale:
+                if largest <= 0.1 and not _is_bias(last):
+                    parameter.fill_(1.0)
+            elif largest == 0:
+                fan_in = parameter[0].numel()
+                drawn = torch.randn(parameter.shape, generator=stream) / math.sqrt(fan_in)
+                parameter.copy_(drawn.to(parameter))
+
+
+def _is_bias(name: str) -> bool:
+    return "bias" in name or name in ("beta", "shift", "cls_token", "mask_token", "dist_token")
+
+
+def sources(
+    model: str | nn.Module,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+) -> pd.DataFrame:
+    """List every place from which absolute position can enter a network.
+
+    The network runs once: padded calls are found by the border rules' own record, functional ones
+    included; everything else by following which tensors depend on the image and which do not.
+
+    Parameters
+    ----------
+    model : str or Module
+        A timm name, built with random weights, or a module.
+    image_size : int or (int, int), optional
+        Pixels; by default the config's or 224.
+    seed : int
+        Of random weights and the image.
+    device : str or torch.device
+        ``auto``: CUDA where there is one, else the CPU; a module stays where it is.
+
+    Returns
+    -------
+    DataFrame
+        ``kind`` (one of :data:`probe.inventory.KINDS`), ``module`` (path; empty for the model's
+        own code), ``function``, ``parameter`` (those that a constant comes from), ``kernel``,
+        ``stride`` and ``pad`` (top, bottom, left, right) of padded calls, ``calls``.
+
+    Raises
+    ------
+    ProbeError
+        If the model does not exist or refuses the image size.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    weights = "random" if isinstance(model, str) else "given"
+    backbone = load_backbone(model, weights, seed=seed, device=device, image_size=size)
+    size = size or input_size(backbone.config, total_stride(backbone.model))
+    images = Leaves(size, seed).batch("certificate", 0, 1)
+    failure: Exception | None = None
+    for entry in ("forward", "forward_features"):
+        call: Callable[..., Any] | None = getattr(backbone.model, entry, None)
+        if not callable(call):
+            continue
+        try:
+            with evaluating(backbone.model):
+                return take_inventory(backbone.model, backbone.normalise(images), entry)
+        except Exception as error:  # whatever the model's author chose to raise
+            failure = failure or error
+    text = (str(failure).strip().splitlines() or [type(failure).__name__])[0][:200]
+    raise ProbeError(
+        f"{backbone.name} refuses images of {size[0]} × {size[1]} pixels: {text}"
+    ) from failure

@@ -52,6 +52,8 @@ class Layer:
         Tokens before those of the places, such as a class token.
     image_size : (int, int)
         Height and width in pixels of the images behind.
+    inset : (float, float)
+        Pixels at the top and bottom, and at the left and right, that the map leaves out.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Layer:
     layout: str
     prefix: int
     image_size: tuple[int, int]
+    inset: tuple[float, float] = (0.0, 0.0)
 
     @property
     def places(self) -> tuple[int, int]:
@@ -71,16 +74,16 @@ class Layer:
     @cached_property
     def rows(self) -> NDArray[np.float64]:
         """Weight of each row of pixels in each row of places, shape (places, pixels)."""
-        return _averaging(self.height, self.image_size[0])
+        return _averaging(self.height, self.image_size[0], self.inset[0])
 
     @cached_property
     def columns(self) -> NDArray[np.float64]:
         """Weight of each column of pixels in each column of places, shape (places, pixels)."""
-        return _averaging(self.width, self.image_size[1])
+        return _averaging(self.width, self.image_size[1], self.inset[1])
 
-    def canonical(self, output: Any) -> Tensor:
+    def canonical(self, output: Any, batch: int | None = None) -> Tensor:
         """See the module's output as ``(B, C, H, W)``, whatever its layout; a view."""
-        x = _first_tensor(output)
+        x = first_tensor(output, batch)
         if self.layout == "NCHW":
             return x
         if self.layout == "NHWC":
@@ -120,10 +123,11 @@ def _window_weights(size: int) -> NDArray[np.float64]:
     return ((cells >= 0) & (cells < width)) / width
 
 
-def _averaging(cells: int, pixels: int) -> NDArray[np.float64]:
+def _averaging(cells: int, pixels: int, inset: float) -> NDArray[np.float64]:
     starts, width = _windows(cells)
-    low = starts[:, None] * pixels / cells
-    high = (starts[:, None] + width) * pixels / cells
+    step = (pixels - 2 * inset) / cells
+    low = inset + starts[:, None] * step
+    high = inset + (starts[:, None] + width) * step
     pixel = np.arange(pixels)[None, :]
     covered = np.clip(np.minimum(pixel + 1, high) - np.maximum(pixel, low), 0, None)
     return covered / covered.sum(1, keepdims=True)
@@ -147,20 +151,43 @@ class Taps:
     entry: str
     memory_format: torch.memory_format
 
-    def run(self, model: nn.Module, x: Tensor, receive: Callable[[Layer, Tensor], None]) -> None:
+    def run(self, model: nn.Module, x: Tensor, receive: Callable[[Layer, Tensor], None]) -> Any:
         """Run the model; hand each layer's map ``(B, C, H, W)`` over as soon as it is there.
 
         The map may be overwritten once ``receive`` returns. Hooks are gone afterwards, also after
-        an exception.
+        an exception. Returns what the model returned.
         """
         by_name = {layer.name: layer for layer in self.layers}
 
         def take(name: str, output: Any) -> None:
             layer = by_name[name]
-            receive(layer, layer.canonical(output))
+            receive(layer, layer.canonical(output, len(x)))
 
         with hooked(model, by_name, take):
-            getattr(model, self.entry)(x.contiguous(memory_format=self.memory_format))
+            return getattr(model, self.entry)(x.contiguous(memory_format=self.memory_format))
+
+    def again(self, model: nn.Module, x: Tensor, label: str = "the model") -> Taps:
+        """Learn by another dry run what the same layers are on other images, or run otherwise.
+
+        Raises
+        ------
+        ProbeError
+            If the model refuses, or a layer is no map any more or has a single place.
+        """
+        names = [layer.name for layer in self.layers]
+        fired, memory_format = _dry_run(model, names, self.entry, x, label)
+        size = (int(x.shape[-2]), int(x.shape[-1]))
+        layers = []
+        for layer in self.layers:
+            shape = (fired.get(layer.name) or [None])[0]
+            seen = shape and describe(model, layer.name, layer.depth, shape, len(x), size)
+            if not seen or seen.height == seen.width == 1:
+                raise ProbeError(
+                    f"layer {layer.name!r} of {label} can't be probed so: it returns a tensor of "
+                    f"shape {shape}; choose a larger image size or other layers"
+                )
+            layers.append(seen)
+        return Taps(tuple(layers), self.entry, memory_format)
 
 
 @contextmanager
@@ -328,7 +355,7 @@ def tap(
         elif calls[0] is None:
             fault = "returns no tensor"
         else:
-            layer = _describe(model, name, len(taps) + 1, calls[0], len(x), size)
+            layer = describe(model, name, len(taps) + 1, calls[0], len(x), size)
             fault = f"returns a tensor of shape {calls[0]}, which is no map over the image"
             if layer is not None and min(layer.places) == max(layer.places) == 1:
                 fault, layer = "has a single place, which can't tell where it is", None
@@ -352,9 +379,9 @@ def tap(
 
 
 def total_stride(model: nn.Module, default: int = 32) -> int:
-    """Greatest reduction that timm's ``feature_info`` states, in pixels, or ``default``."""
+    """Least common multiple of the reductions in timm's ``feature_info``, or ``default``."""
     reductions = [int(i["reduction"]) for i in _feature_info(model) if i.get("reduction")]
-    return max(reductions, default=default)
+    return math.lcm(*reductions) if reductions else default
 
 
 # ---------------------------------------------------------------- choosing
@@ -372,7 +399,10 @@ def _preset(
     model: nn.Module, preset: str, modules: Mapping[str, nn.Module], label: str
 ) -> list[str]:
     if preset == "stages":
-        found = [str(i["module"]) for i in _feature_info(model) if i.get("module") in modules]
+        named = [str(i["module"]) for i in _feature_info(model) if i.get("module") in modules]
+        # A list never runs itself: its last module ends the stage.
+        lists = {n for n in named if isinstance(modules[n], nn.ModuleList) and len(modules[n])}
+        found = [f"{n}.{len(modules[n]) - 1}" if n in lists else n for n in named]
         if found:
             return found
         warnings.warn(
@@ -450,7 +480,7 @@ def _dry_run(
         fired: dict[str, list[_Shape | None]] = {}
 
         def receive(name: str, output: Any, fired: dict[str, list[_Shape | None]] = fired) -> None:
-            tensor = _first_tensor(output)
+            tensor = first_tensor(output, len(x))
             fired.setdefault(name, []).append(None if tensor is None else tuple(tensor.shape))
 
         try:
@@ -466,17 +496,22 @@ def _dry_run(
     ) from failure
 
 
-def _first_tensor(output: Any) -> Tensor | None:
+def first_tensor(output: Any, batch: int | None = None) -> Tensor | None:
+    """Return the first tensor in what a module returned, best one of so many images, or None."""
+    tensors = list(_all_tensors(output))
+    fitting = (t for t in tensors if batch is not None and t.ndim and t.shape[0] == batch)
+    return next(fitting, next(iter(tensors), None))
+
+
+def _all_tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if isinstance(output, list | tuple):
-        return next((t for t in map(_first_tensor, output) if t is not None), None)
-    return None
+        yield output
+    elif isinstance(output, Mapping | list | tuple):
+        for item in output.values() if isinstance(output, Mapping) else output:
+            yield from _all_tensors(item)
 
 
-def _describe(
+def describe(
     model: nn.Module,
     name: str,
     depth: int,
@@ -484,6 +519,28 @@ def _describe(
     batch: int,
     image_size: tuple[int, int],
 ) -> Layer | None:
+    """Tell from the shape of a module's output how it lies over the image.
+
+    Parameters
+    ----------
+    model : Module
+        Whose ``output_fmt`` and ``num_prefix_tokens`` count, if it has them.
+    name : str
+        Of the layer.
+    depth : int
+        Its rank.
+    shape : tuple of int
+        Of the output.
+    batch : int
+        How many images went in.
+    image_size : (int, int)
+        Their height and width.
+
+    Returns
+    -------
+    Layer or None
+        None if the output is no map over the image.
+    """
     if len(shape) not in (2, 3, 4) or shape[0] != batch:
         return None
 
