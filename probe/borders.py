@@ -166,10 +166,13 @@ def _write(
     shape = list(x.shape)
     for d, (before, after, _, _) in grow.items():
         shape[d] += before + after
+    fills = {fill for s in grow.values() for width, fill in zip(s[:2], s[2:], strict=True) if width}
+    native = _NATIVE.get(next(iter(fills))) if len(fills) == 1 else None
+    if native is not None and _fits(x, grow, kept):
+        return native(x, [*grow.get(3, (0, 0))[:2], *grow.get(2, (0, 0))[:2]])
     nhwc = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if nhwc else torch.contiguous_format
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-    fills = {fill for s in grow.values() for width, fill in zip(s[:2], s[2:], strict=True) if width}
     uniform = len(fills) == 1 and isinstance(next(iter(fills)), float)
     if uniform:
         out.fill_(next(iter(fills)))
@@ -200,8 +203,7 @@ def _write(
             if isinstance(fill, float):
                 strip.fill_(fill)
             elif fill in _COPYING:
-                cells = _source(fill, core, cell, cell + width, x.device)
-                strip.copy_(centre.index_select(d, cells))
+                strip.copy_(_beyond(centre, d, fill, cell, width))
             else:
                 mean, deviation = moments
                 if fill == "mean":
@@ -211,6 +213,37 @@ def _write(
                 else:
                     strip.copy_(fill.amplitude * fill(strip))
     return out
+
+
+_NATIVE = {
+    "reflect": torch.ops.aten.reflection_pad2d,
+    "replicate": torch.ops.aten.replication_pad2d,
+}
+"""Rules that torch writes in one go on all sides."""
+
+
+def _fits(x: Tensor, strips: _Strips, kept: Borders) -> bool:
+    """Whether torch's own padding writes these strips: narrow ones of an NCHW map."""
+    return (
+        x.ndim == 4
+        and x.is_floating_point()
+        and not x.requires_grad
+        and set(strips) <= {2, 3}
+        and all(max(s[:2]) < x.shape[d] for d, s in strips.items())
+        and not any(map(any, kept.values()))
+    )
+
+
+def _beyond(x: Tensor, d: int, rule: str, first: int, width: int) -> Tensor:
+    """Cells ``first`` … of a dimension beyond an edge; a view where they lie side by side."""
+    size = x.shape[d]
+    if rule == "circular" and width <= size:
+        return x.narrow(d, 0 if first > 0 else size - width, width)
+    if rule == "replicate":
+        return x.narrow(d, 0 if first < 0 else size - 1, 1)
+    if rule == "reflect" and width == 1 < size:
+        return x.narrow(d, 1 if first < 0 else size - 2, 1)
+    return x.index_select(d, _source(rule, size, first, first + width, x.device))
 
 
 def _of_channel(fill: Fill) -> bool:
