@@ -3,17 +3,19 @@
     result = probe.run("tf_efficientnet_lite0")
     result.table, result.maps, result.certificates
     result.plot_layers(), result.plot_maps(), result.to_html("report.html")
+    probe.certify("resnet18", "circular"), probe.sources("resnet18"), probe.survey("resnet*")
 
 The command ``probe run`` does the same and writes reports.
 """
 
 from .backbones import Backbone, available, load_backbone
 from .borders import padding
-from .certificates import Certificate
+from .certificates import Certificate, certify, sources
 from .errors import ProbeError, ProbeWarning
 from .results import Result, load
 from .runner import run
 from .stimuli import Stimuli
+from .surveys import survey
 from .targets import TARGETS
 from .variants import VARIANTS
 
@@ -29,8 +31,11 @@ __all__ = [
     "Result",
     "Stimuli",
     "available",
+    "certify",
     "load",
     "load_backbone",
     "padding",
     "run",
+    "sources",
+    "survey",
 ]

@@ -20,7 +20,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -31,7 +33,7 @@ from .backbones import Backbone, input_size, known_model, load_backbone
 from .errors import ProbeError, ProbeWarning
 from .inventory import EMBEDDING, PADDING, double_precision, take_inventory
 from .layers import Layer, Taps, describe, evaluating, first_tensor, hooked, tap, total_stride
-from .stimuli import Leaves
+from .stimuli import Leaves, stretch
 from .variants import Variant, View, contact, exact_copy, find_margin, parse_variant, view
 
 THRESHOLD = 1e-8
@@ -191,84 +193,95 @@ class Subject:
         return _Quiet(self.backbone.model)
 
     def certify(self, variant: Variant, margin: int | None = None) -> Certificate:
-        """Measure one variant."""
-        model, size = self.backbone.model, self.taps.layers[0].image_size
+        """Measure one variant; ``margin`` is that of a canvas."""
+        size = self.taps.layers[0].image_size
         precision = str(self.backbone.dtype).removeprefix("torch.")
         threshold = THRESHOLD if precision == "float64" else SINGLE_THRESHOLD
-        common: dict[str, Any] = {
-            "threshold": threshold,
-            "image_size": size,
-            "precision": precision,
-        }
+        remaining = self._remaining(variant)
+        blank = Certificate(
+            math.nan,
+            False,
+            "",
+            threshold=threshold,
+            sources=remaining,
+            image_size=size,
+            precision=precision,
+        )
+        stride = total_stride(self.backbone.model)
         with self._quiet():
             if variant.canvas and margin is None:
-                stride = total_stride(model)
                 margin, _ = find_margin(self.backbone, self.taps, stride)
-            remaining = self._remaining(variant)
             try:
                 seen = view(self.backbone, variant, self.taps, self.images, margin or 0)
             except ProbeError as error:
                 if not _beside_padding(remaining):
                     raise
                 reason = f"can't be run: {error}; there remain {_kinds(remaining)}"
-                return Certificate(math.nan, False, reason, sources=remaining, **common)
-            common["margin"] = seen.margin
-            plain = View(parse_variant("original"), self.taps, self.taps.layers)
-            step, fault = _shift(seen.layers, self.taps.layers, size, total_stride(model))
+                return replace(blank, reason=reason)
+            shift, fault = _shift(seen.layers, self.taps.layers, size, stride)
             if fault:
-                return Certificate(math.nan, False, fault, **common)
-            if variant.canvas:
-                common["contact"] = contact(self.backbone, seen, self.images)
-            if self._plain is None or self._plain.shift != step:
-                self._plain = self._measure(plain, step)
-            found = self._measure(seen, step) if variant.name != "original" else self._plain
-            doubled = (2 * step[0], 2 * step[1])
-            if (
-                found.residual > threshold
-                and not _beside_padding(remaining)
-                and all(
-                    pixels % d == 0 and pixels > d for pixels, d in zip(size, doubled, strict=True)
-                )
-            ):
-                # Some layers halve a map and double it again, within a block.
-                again = self._measure(seen, doubled)
-                if again.residual <= threshold:
-                    found = again
-            common |= {
-                "shift": found.shift,
-                "contrast": self._plain.residual,
-                "sources": remaining,
-                "layers": found.layers,
-            }
-            if math.isnan(found.residual):
-                return Certificate(
-                    math.nan, False, "not defined: features are not finite", **common
-                )
-            if found.residual > threshold:
-                first = self._first_break(seen, found.shift, threshold) or next(
-                    name for name, value in found.layers.items() if not value <= threshold
-                )
-                what = f": {_kinds(remaining)}" if remaining else ""
-                reason = f"position enters at or before {first}{what}"
-                if common.get("contact"):
-                    reason += (
-                        f"; padding reaches the probed region, contact {common['contact']:.1e}"
-                    )
-                return Certificate(found.residual, False, reason, first_break=first, **common)
-        passed, reason = True, "every layer that was looked at is translation equivariant"
-        if not self._pads():
+                return replace(blank, reason=fault)
+            touch = contact(self.backbone, seen, self.images) if variant.canvas else None
+            plain = View(parse_variant("original"), self.taps, self.taps.layers)
+            if variant.name == "original" or self._plain is None or self._plain.shift != shift:
+                watch = threshold if variant.name == "original" else None
+                self._plain = self._measure(plain, shift, watch)
+            found = self._plain
+            if variant.name != "original":
+                found = self._measure_closely(seen, shift, threshold, remaining)
+        return self._judge(
+            replace(
+                blank,
+                residual=found.residual,
+                layers=found.layers,
+                shift=found.shift,
+                contrast=self._plain.residual,
+                first_break=found.first_break,
+                contact=touch,
+                margin=seen.margin,
+            )
+        )
+
+    def _judge(self, measured: Certificate) -> Certificate:
+        """Say whether what was measured passes, and why."""
+        passed, first = measured.residual <= measured.threshold, None
+        reason = "every layer that was looked at is translation equivariant"
+        if math.isnan(measured.residual):
+            reason = "not defined: features are not finite"
+        elif not passed:
+            broken = (n for n, r in measured.layers.items() if not r <= measured.threshold)
+            first = measured.first_break or next(broken)
+            reason = f"position enters at or before {first}"
+            if measured.sources:
+                reason += f": {_kinds(measured.sources)}"
+        elif not self._pads():
             reason += "; nothing pads"
-        elif not self._plain.residual >= CONTRAST:
+        elif not measured.contrast >= CONTRAST:
             passed = False
             reason = (
                 "inconclusive: with its own padding the network's residual (contrast) is only "
-                f"{self._plain.residual:.1e}, at least {CONTRAST:.0e} is needed, so that "
-                "these weights hide borders; use trained weights, or raise factors such as "
-                "LayerScale"
+                f"{measured.contrast:.1e}, at least {CONTRAST:.0e} is needed, so that these "
+                "weights hide borders; use trained weights, or raise factors such as LayerScale"
             )
-        if passed and common.get("contact"):
-            reason += f"; padding still touches the probed region, contact {common['contact']:.1e}"
-        return Certificate(found.residual, passed, reason, **common)
+        if measured.contact:
+            reason += f"; padding reaches the probed region, contact {measured.contact:.1e}"
+        return replace(measured, passed=passed, reason=reason, first_break=first)
+
+    def _measure_closely(
+        self, seen: View, shift: tuple[int, int], threshold: float, remaining: Sequence[str]
+    ) -> _Measurement:
+        """Measure; where it fails, with another shift if that may do, and module by module."""
+        found = self._measure(seen, shift)
+        if found.residual <= threshold:
+            return found
+        doubled = (2 * shift[0], 2 * shift[1])
+        sides = zip(self.taps.layers[0].image_size, doubled, strict=True)
+        if not remaining and all(pixels % d == 0 and pixels > d for pixels, d in sides):
+            # Some layers halve a map and double it again, within a block.
+            again = self._measure(seen, doubled)
+            if again.residual <= threshold:
+                return again
+        return self._measure(seen, shift, threshold)
 
     def _pads(self) -> bool:
         return bool((self.inventory["kind"] == PADDING).any())
@@ -290,75 +303,71 @@ class Subject:
 
     def _pair(self, seen: View, shift: tuple[int, int]) -> Tensor:
         moved = torch.roll(self.images, shift, (2, 3))
-        return seen.stretch(torch.cat([self.images, moved]))
+        return stretch(torch.cat([self.images, moved]), seen.margin)
 
-    def _measure(self, seen: View, shift: tuple[int, int]) -> _Measurement:
-        """Residual of each layer, from one pass over an image and its shifted copy."""
+    def _measure(
+        self, seen: View, shift: tuple[int, int], watch: float | None = None
+    ) -> _Measurement:
+        """Residual of each layer, from one pass over an image and its shifted copy.
+
+        With a threshold to ``watch``, also the first of all modules whose residual is above it.
+        """
         residuals: dict[str, float] = {}
         strides = {layer.name: layer for layer in self.taps.layers}
 
         def compare(layer: Layer, features: Tensor) -> None:
-            residuals[layer.name] = _residual(
-                features, shift, layer, strides.get(layer.name, layer)
-            )
+            before = strides.get(layer.name, layer)
+            residuals[layer.name] = _residual(features, shift, layer, before)
 
-        out = first_tensor(
-            seen.run(self.backbone, self._pair(seen, shift), compare, seed=self.seed)
-        )
-        if out is not None and seen.variant.torus and not seen.margin:
+        broken: list[str] = []
+        with ExitStack() as stack:
+            if watch is not None and seen.variant.torus:
+                names = [name for name, _ in self.backbone.model.named_modules() if name]
+                look = partial(self._look, seen, shift, watch, broken)
+                stack.enter_context(hooked(self.backbone.model, names, look))
+            out = seen.run(self.backbone, self._pair(seen, shift), compare, seed=self.seed)
+        tensor = first_tensor(out, 2)
+        if tensor is not None and seen.variant.torus and not seen.margin:
             size = self.taps.layers[0].image_size
-            layer = describe(self.backbone.model, "output", 0, tuple(out.shape), 2, size)
-            if layer is not None and _whole_places(layer, shift, layer.height, layer.width):
-                compare(layer, layer.canonical(out, 2))
-        ordered = {layer.name: residuals[layer.name] for layer in seen.layers}
-        ordered |= residuals
+            layer = describe(self.backbone.model, "output", 0, tuple(tensor.shape), 2, size)
+            if layer is not None and _whole_places(layer, shift):
+                compare(layer, layer.canonical(tensor))
+        ordered = {layer.name: residuals[layer.name] for layer in seen.layers} | residuals
         values = list(ordered.values())
         residual = math.nan if any(map(math.isnan, values)) else max(values)
-        return _Measurement(residual, ordered, shift)
+        return _Measurement(residual, ordered, shift, next(iter(broken), None))
 
-    def _first_break(self, seen: View, shift: tuple[int, int], threshold: float) -> str:
-        """Name of the first module whose output does not move with the image."""
-        model = self.backbone.model
-        size = seen.taps.layers[0].image_size
-        inner = self.taps.layers[0].image_size
-        broken: list[str] = []
-
-        def look(name: str, output: Any) -> None:
-            tensor = first_tensor(output, 2)
-            if broken or tensor is None or not tensor.is_floating_point():
+    def _look(
+        self,
+        seen: View,
+        shift: tuple[int, int],
+        threshold: float,
+        broken: list[str],
+        name: str,
+        output: Any,
+    ) -> None:
+        """Note a module if it is the first whose output does not move with the image."""
+        tensor = first_tensor(output, 2)
+        if broken or tensor is None or not tensor.is_floating_point():
+            return
+        size, inner = seen.taps.layers[0].image_size, self.taps.layers[0].image_size
+        layer = describe(self.backbone.model, name, 0, tuple(tensor.shape), 2, size)
+        if layer is None or layer.height * layer.width == 1:
+            return
+        features = layer.canonical(tensor)
+        if seen.margin:
+            sides = zip((layer.height, layer.width), inner, size, strict=True)
+            height, width = (cells * probed // pixels for cells, probed, pixels in sides)
+            if not height or not width:
                 return
-            layer = describe(model, name, 0, tuple(tensor.shape), 2, size)
-            if layer is None or layer.height * layer.width == 1:
-                return
-            features = layer.canonical(tensor, 2)
-            height, width = layer.height, layer.width
-            if seen.margin:
-                height, width = (
-                    n * i // s for n, i, s in zip((height, width), inner, size, strict=True)
-                )
-                if not height or not width:
-                    return
-                top, left = (layer.height - height) // 2, (layer.width - width) // 2
-                features = features.narrow(2, top, height).narrow(3, left, width)
-                layer = replace(layer, height=height, width=width, image_size=inner)
-            if not _whole_places(layer, shift, height, width):
-                return
-            if not _residual(features, shift, layer, layer) <= threshold:
-                broken.append(name)
-
-        names = [name for name, _ in model.named_modules() if name]
-        if seen.variant.torus:
-            with hooked(model, names, look):
-                seen.run(
-                    self.backbone, self._pair(seen, shift), lambda layer, f: None, seed=self.seed
-                )
-        probed = next(
-            (n for n, r in self._last(seen, shift).items() if not r <= threshold), "output"
-        )
-        return broken[0] if broken else probed
-
-    def _last(self, seen: View, shift: tuple[int, int]) -> Mapping[str, float]:
-        return self._measure(seen, shift).layers
+            top, left = (layer.height - height) // 2, (layer.width - width) // 2
+            features = features.narrow(2, top, height).narrow(3, left, width)
+            layer = replace(layer, height=height, width=width, image_size=inner)
+        if (
+            _whole_places(layer, shift)
+            and not _residual(features, shift, layer, layer) <= threshold
+        ):
+            broken.append(name)
 
 
 @dataclass(frozen=True)
@@ -366,6 +375,7 @@ class _Measurement:
     residual: float
     layers: Mapping[str, float]
     shift: tuple[int, int]
+    first_break: str | None = None
 
 
 def _beside_padding(sources: Sequence[str]) -> bool:
@@ -416,8 +426,8 @@ def _residual(features: Tensor, shift: tuple[int, int], layer: Layer, original: 
     return apart / scale if scale else apart
 
 
-def _whole_places(layer: Layer, shift: tuple[int, int], height: int, width: int) -> bool:
-    sides = zip(shift, (height, width), layer.image_size, strict=True)
+def _whole_places(layer: Layer, shift: tuple[int, int]) -> bool:
+    sides = zip(shift, (layer.height, layer.width), layer.image_size, strict=True)
     return all((s * cells) % pixels == 0 for s, cells, pixels in sides)
 
 
@@ -455,7 +465,7 @@ def prepare(
     model: str | nn.Module | Backbone,
     *,
     weights: str = "random",
-    layers: str | Sequence[str] = "stages",
+    layers: str | Sequence[str] | Taps = "stages",
     image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -501,14 +511,18 @@ def _smallest(stride: int) -> tuple[int, int]:
 
 
 def _subject(
-    backbone: Backbone, layers: str | Sequence[str], size: tuple[int, int], seed: int
+    backbone: Backbone, layers: str | Sequence[str] | Taps, size: tuple[int, int], seed: int
 ) -> Subject:
     images = Leaves(size, seed).batch("certificate", 0, 1)
     failure: ProbeError | None = None
     for candidate in (exact_copy(backbone), backbone):
         with _Quiet(candidate.model):
+            x = candidate.normalise(images)
             try:
-                taps = tap(candidate.model, layers, candidate.normalise(images), backbone.name)
+                if isinstance(layers, Taps):
+                    taps = layers.again(candidate.model, x, backbone.name)
+                else:
+                    taps = tap(candidate.model, layers, x, backbone.name)
                 return Subject(candidate, taps, images, seed)
             except ProbeError as error:
                 failure = failure or error

@@ -15,14 +15,16 @@ import typer
 
 from . import __version__
 from .backbones import available, expand_models
+from .certificates import certify, sources
 from .errors import ProbeError, ProbeWarning
 from .layers import PRESETS
 from .report.html import write_index
 from .results import Result, check_folder, short_name
 from .runner import READOUTS, check_options, run
 from .stimuli import STIMULI
+from .surveys import findings, survey
 from .targets import TARGETS
-from .variants import VARIANTS
+from .variants import VARIANTS, parse_variant
 
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 
@@ -75,7 +77,11 @@ def run_command(
         typer.Option(help="pretrained, random, or the path of a .safetensors or .pth file."),
     ] = ["pretrained", "random"],  # noqa: B006 - typer reads it, nobody writes it
     variants: Annotated[
-        list[str], typer.Option(help=f"How the backbone is run: {', '.join(VARIANTS)}.")
+        list[str],
+        typer.Option(
+            help=f"How the backbone is run: {', '.join(VARIANTS)}; a border and an embedding part "
+            "joined by +, as in circular+no_pos_embed."
+        ),
     ] = ["original", "circular"],  # noqa: B006
     layers: Annotated[
         list[str],
@@ -100,6 +106,15 @@ def run_command(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
+    margin: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="What the variant canvas shows on each side of the image; by default enough to "
+            "keep it out of padding's reach.",
+            show_default=False,
+        ),
+    ] = None,
     readout: Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")] = "ridge",
     seed: Annotated[int, typer.Option(help="Of random weights, images and bootstrap.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
@@ -123,6 +138,7 @@ def run_command(
         "layers": _items(layers),
         "stimuli": stimuli,
         "image_size": _pixels(image_size),
+        "margin": margin,
         "device": device,
         "progress": progress,
     }
@@ -186,15 +202,138 @@ def models_command(
     lines = [("model", "pixels", "pretrained", "at hand offline")]
     for row in table.itertuples(index=False):
         lines.append((row.model, str(row.image_size), row.pretrained or "-", row.offline or "-"))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        typer.echo("  ".join(cells).rstrip())
+    for line in _aligned(lines):
+        typer.echo(line)
     at_hand = int((table["offline"] != "").sum())
     typer.echo(
         f"\n{len(table)} models, every one of which can be probed with random weights or a "
         f"checkpoint file; pretrained weights at hand offline: {at_hand}"
     )
+
+
+@app.command("sources")
+def sources_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name.")],
+    image_size: Annotated[
+        str | None,
+        typer.Option(metavar="PIXELS", help="224, or 224x320.", show_default=False),
+    ] = None,
+) -> None:
+    """List every place from which position can enter a network."""
+    table = sources(model, image_size=_pixels(image_size)).fillna("")
+    if table.empty:
+        typer.echo(f"{model}: no source of position was found")
+        return
+    lines = [tuple(table.columns)]
+    lines += [tuple(str(cell) for cell in row) for row in table.itertuples(index=False)]
+    for line in _aligned([(*line[:3], line[3][:48], *line[4:]) for line in lines]):
+        typer.echo(line)
+    counted = ", ".join(f"{n} {kind}" for kind, n in table["kind"].value_counts().items())
+    typer.echo(f"\n{model}: {counted}")
+
+
+@app.command("certify")
+def certify_command(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="timm names or globs.")],
+    variant: Annotated[
+        str,
+        typer.Option(help=f"{', '.join(VARIANTS)}; parts are joined by +."),
+    ] = "circular",
+    weights: Annotated[
+        str, typer.Option(help="random, pretrained, or a .safetensors or .pth file.")
+    ] = "random",
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="224, or 224x320; by default the smallest that does.",
+            show_default=False,
+        ),
+    ] = None,
+    margin: Annotated[
+        int | None,
+        typer.Option(metavar="PIXELS", help="Of the variant canvas.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+) -> None:
+    """Measure whether a variant leaves a network any source of position.
+
+    Exit status: 0 if every model passes; 1 if one does not; 2 if what was asked for can't be done.
+    """
+    parse_variant(variant)
+    names = expand_models(_items(models))
+    size, failed = _pixels(image_size), 0
+    for name in names:
+        options = {"weights": weights, "image_size": size, "margin": margin}
+        try:
+            found = certify(name, variant, **options, seed=seed, device=device)
+        except ProbeError as error:
+            if len(names) == 1:
+                raise
+            typer.echo(f"{name}: error: {error}", err=True)
+            failed += 1
+            continue
+        failed += not found.passed
+        typer.echo(
+            f"{name}, {variant}: {'passes' if found.passed else 'fails'}; residual "
+            f"{found.residual:.1e} (threshold {found.threshold:.0e}), contrast "
+            f"{found.contrast:.1e}, shift {found.shift[0]} x {found.shift[1]} of "
+            f"{found.image_size[0]} x {found.image_size[1]} pixels; {found.reason}"
+        )
+        if found.contact is not None:
+            typer.echo(f"  margin {found.margin} pixels, contact {found.contact:.1e}")
+        if not found.passed and found.sources:
+            shown = ", ".join(found.sources[:4]) + (", …" if len(found.sources) > 4 else "")
+            typer.echo(f"  {len(found.sources)} sources remain: {shown}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("survey")
+def survey_command(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="timm names or globs; without any, all architectures.",
+            show_default=False,
+        ),
+    ] = None,
+    variant: Annotated[
+        str, typer.Option(help=f"{', '.join(VARIANTS)}; parts are joined by +.")
+    ] = "circular",
+    max_parameters: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MILLIONS", help="Leave larger architectures out.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder of survey.csv and survey.html.")] = Path(
+        "reports/survey"
+    ),
+) -> None:
+    """Certify all architectures of timm, or some, with random weights; resumable."""
+    check_folder(out)
+    try:
+        table = survey(
+            _items(models) if models else "*",
+            out,
+            variant=variant,
+            max_parameters=max_parameters,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. What was finished is kept; run it again to go on.", err=True)
+        raise typer.Exit(130) from None
+    for sentence in findings(table):
+        typer.echo(f"* {sentence}")
+    typer.echo(f"\nTable: {out / 'survey.csv'}\nPage: {out / 'survey.html'}")
 
 
 def summary(result: Result) -> str:
@@ -221,6 +360,13 @@ def summary(result: Result) -> str:
         title = f"SPC, {short_name(w)} weights, {' → '.join(variants)} padding"
         blocks.append(f"\n{title}\n{table.to_string()}")
     return "\n".join([*blocks, "", *(f"* {sentence}" for sentence in result.verdict())])
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        yield "  ".join(cells).rstrip()
 
 
 def _score(value: float) -> str:

@@ -93,22 +93,32 @@ class Result:
         """Every (weights, variant) of the run, in the order asked for."""
         return list(self.certificates)
 
-    def true_map(self, layer: str, target: str) -> NDArray[np.float64]:
+    def true_map(self, layer: str, target: str, variant: str | None = None) -> NDArray[np.float64]:
         """Return the target that a layer's readout was fitted to, shape (h, w), in [0, 1].
+
+        Parameters
+        ----------
+        layer, target : str
+            Which.
+        variant : str, optional
+            Under ``valid`` and a few others layers are of another size; the first by default.
 
         Raises
         ------
         ProbeError
             If the layer was not probed or there is no such target.
         """
-        rows = self.table[self.table["layer"] == layer]
+        variant = variant or self.conditions[0][1]
+        rows = self.table[(self.table["layer"] == layer) & (self.table["variant"] == variant)]
         if rows.empty:
             raise ProbeError(
                 f"layer {layer!r} was not probed: expected one of {', '.join(self.layers)}"
             )
         row = rows.iloc[0]
         size = tuple(self.provenance["options"]["image_size"])
-        seen = Layer(layer, 1, 1, int(row["height"]), int(row["width"]), "NCHW", 0, size)
+        inset = self.provenance.get("insets", {}).get(variant, {}).get(layer, (0.0, 0.0))
+        shape = (int(row["height"]), int(row["width"]))
+        seen = Layer(layer, 1, 1, *shape, "NCHW", 0, size, tuple(inset))
         return layer_targets([target], size, seen.rows, seen.columns)[0]
 
     def verdict(self) -> list[str]:
@@ -260,8 +270,12 @@ def load(folder: str | Path) -> Result:
         certificates = {}
         for entry in record.pop("certificates"):
             condition = (entry.pop("weights"), entry.pop("variant"))
-            entry["shift"] = tuple(entry["shift"])
-            entry["residual"] = _number(entry["residual"])
+            for key in ("shift", "image_size", "sources"):
+                entry[key] = tuple(entry[key])
+            for key in ("residual", "contrast"):
+                entry[key] = _number(entry[key])
+            if entry["contact"] is not None:
+                entry["contact"] = _number(entry["contact"])
             entry["layers"] = {k: _number(v) for k, v in entry["layers"].items()}
             certificates[condition] = Certificate(**entry)
         absent = {"options", "backbones", "stimuli", "name", "started"} - set(record)
@@ -384,7 +398,7 @@ def _verdict(result: Result) -> list[str]:
         layer, target = mine["value"].idxmax()
         best = mine.loc[(layer, target)]
         # Of many intervals about 0 some exclude it by chance; a certificate does not.
-        certified = result.certificates[(w, reference)].passes
+        certified = result.certificates[(w, reference)].passed
         who = f"{layer} ({short_name(w)} weights)" if len(weights) > 1 else layer
         score = interval(*best)
         shown = math.isnan(best["low"]) or best["low"] > 0
@@ -421,7 +435,7 @@ def _verdict(result: Result) -> list[str]:
         if v == reference == "original":
             continue
         who = f"{v}, {short_name(w)} weights"
-        if certificate.passes:
+        if certificate.passed:
             sentences.append(
                 f"Certificate of {who}: passes, equivariance residual "
                 f"{certificate.residual:.1e} ≤ {certificate.threshold:.0e}."
@@ -475,6 +489,8 @@ def _random_beats_trained(
 def _command(provenance: Mapping[str, Any]) -> str:
     options = dict(provenance["options"])
     own = {k: v for k in ("name", "mean", "std") if (v := options.pop(k)) is not None}
+    if options.get("margin") is None:
+        options.pop("margin", None)
     named = provenance["named_stimuli"]
     if provenance["module"] or own or not named:
         call = {

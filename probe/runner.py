@@ -25,15 +25,15 @@ from tqdm.auto import tqdm
 
 from . import scores
 from .backbones import Backbone, input_size, known_model, load_backbone, pick_device
-from .certificates import certify
+from .certificates import prepare
 from .errors import ProbeError, ProbeWarning, one_of
-from .layers import Layer, Taps, evaluating, tap, total_stride
+from .layers import Layer, evaluating, tap, total_stride
 from .moments import Moments, pilot_origin
 from .readouts import Readout, fit_ridge
 from .results import COLUMNS, MapKey, Result
-from .stimuli import Leaves, Stimuli, antithetic_batch, open_stimuli, scene_size
+from .stimuli import Leaves, Stimuli, antithetic_batch, open_stimuli, scene_size, stretch
 from .targets import TARGETS, layer_targets
-from .variants import VARIANTS, running
+from .variants import View, find_margin, parse_variant, view
 
 READOUTS: tuple[str, ...] = ("ridge",)
 """Names of the readouts."""
@@ -44,6 +44,7 @@ FOLDS = 4
 CERTIFICATE_IMAGES = 2
 
 _DEFAULT_WEIGHTS = ("pretrained", "random")
+_TEST = 2**32  # number of the first test image, for noise of its own
 _MOMENTS_BYTES = 2 * 2**30  # of float64 sums held at a time
 
 
@@ -51,11 +52,10 @@ _MOMENTS_BYTES = 2 * 2**30  # of float64 sums held at a time
 class _Job:
     """What all weights × variants of a run have in common."""
 
-    taps: Taps
     source: Stimuli
     targets: list[str]
-    wanted: dict[str, np.ndarray]  # target maps (T, h, w) by layer
     stride: int
+    margin: int
     batch_size: int
     seed: int
     train_images: int
@@ -67,18 +67,23 @@ class _Condition:
     """One weights × variant on its way through the run."""
 
     backbone: Backbone
-    variant: str
+    view: View
+    wanted: dict[str, np.ndarray]  # target maps (T, h, w) by layer
     moments: dict[str, list[Moments]] = field(default_factory=dict)
     readouts: dict[str, Readout] = field(default_factory=dict)
     predictions: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str]:
-        return self.backbone.weights, self.variant
+        return self.backbone.weights, self.view.variant.name
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.view.layers
 
     @property
     def title(self) -> str:
-        return f"{self.backbone.name}, {self.backbone.weights} weights, {self.variant}"
+        return f"{self.backbone.name}, {self.backbone.weights} weights, {self.view.variant.name}"
 
 
 def run(
@@ -97,6 +102,7 @@ def run(
     device: str | torch.device = "auto",
     progress: bool = True,
     *,
+    margin: int | None = None,
     name: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -118,8 +124,10 @@ def run(
         ``pretrained``, ``random``, or paths of ``.safetensors`` or ``.pth`` files. The weights of
         a module are its own, called ``given``.
     variants : str or sequence of str
-        ``original``, ``zeros``, ``reflect``, ``replicate``, ``circular``: whose border rule to
-        run the backbone with, see :func:`probe.padding`.
+        How to run the backbone: a border rule of :func:`probe.padding`; ``canvas``, where the
+        network sees a larger stretch of the stimulus and only its middle is probed;
+        ``no_pos_embed`` and ``shuffled_pos_embed``, with absolute position embeddings at their
+        mean or permuted; a border and an embedding part joined by ``+``.
     layers : str or sequence of str
         ``stages``, ``blocks``, ``convs``, or module names and globs, see
         :func:`probe.layers.choose_layers`.
@@ -144,6 +152,10 @@ def run(
         ``auto``: CUDA where there is one, else the CPU; a module stays where it is.
     progress : bool
         Show progress bars.
+    margin : int, optional
+        Pixels that a ``canvas`` shows on each side of the image, a multiple of the total stride.
+        By default the smallest that keeps the image out of padding's reach, see
+        :func:`probe.variants.find_margin`.
     name : str, optional
         What to call the model.
     mean, std : sequence of 3 float, optional
@@ -187,9 +199,7 @@ def run(
     backbones = [load_backbone(model, w, image_size=size, **named) for w in weights]
     first = backbones[0]
     stride = total_stride(first.model)
-    if size is None:
-        size = input_size(first.config, stride)
-        source = open_stimuli(stimuli, size, seed, **shares)
+    size = size or input_size(first.config, stride)
 
     with ExitStack() as stack:
         stack.enter_context(_exact_float32())
@@ -198,15 +208,32 @@ def run(
         with _memory_explained(CERTIFICATE_IMAGES):
             leaves = Leaves(size, seed).batch("certificate", 0, CERTIFICATE_IMAGES)
             taps = tap(first.model, layers, first.normalise(leaves), first.name)
-        wanted = {
-            layer.name: layer_targets(targets, size, layer.rows, layer.columns)
-            for layer in taps.layers
-        }
-        job = _Job(taps, source, targets, wanted, stride, batch_size, seed, **shares)
-        cautions = _cautions(job, variants)
+        parsed = [parse_variant(v) for v in variants]
+        if not any(v.canvas for v in parsed):
+            margin = 0
+        elif margin is None:
+            margin, _ = find_margin(first, taps, stride)
+        elif _count(margin, "margin", 1) % stride:
+            raise ProbeError(
+                f"margin: expected a multiple of the network's stride of {stride}, got {margin}"
+            )
+        source = open_stimuli(stimuli, size, seed, **shares, margin=margin)
+        if margin:
+            source.batch("test", 0, 1, margin)  # has one, or says so before the long part
+        job = _Job(source, targets, stride, margin, batch_size, seed, **shares)
+        conditions = []
+        for backbone in backbones:
+            for variant in parsed:
+                with _memory_explained(CERTIFICATE_IMAGES):
+                    seen = view(backbone, variant, taps, leaves, margin)
+                wanted = {
+                    layer.name: layer_targets(targets, size, layer.rows, layer.columns)
+                    for layer in seen.layers
+                }
+                conditions.append(_Condition(backbone, seen, wanted))
+        cautions = _cautions(job, conditions)
         for message in cautions:
             warnings.warn(message, ProbeWarning, stacklevel=2)
-        conditions = [_Condition(b, v) for b in backbones for v in variants]
         bar = tqdm(
             total=(train_images + test_images) * len(conditions),
             desc=first.name,
@@ -215,11 +242,16 @@ def run(
             dynamic_ncols=True,
         )
         stack.enter_context(bar)
-        certificates = {c.key: certify(c.backbone, c.variant, taps, leaves) for c in conditions}
+        certificates = {}
+        for backbone in backbones:
+            subject = prepare(backbone, layers=taps, image_size=size, seed=seed)
+            for variant in parsed:
+                found = subject.certify(variant, margin or None)
+                certificates[backbone.weights, variant.name] = found
         tables: list[pd.DataFrame] = []
         maps: dict[MapKey, np.ndarray] = {}
         alphas: list[dict[str, Any]] = []
-        for group in _groups(conditions, taps):
+        for group in _groups(conditions):
             _train(job, group, bar)
             for condition in group:
                 _fit(job, condition)
@@ -243,7 +275,7 @@ def run(
         "options": {
             "model": model if isinstance(model, str) else type(model).__name__,
             "weights": weights,
-            "variants": variants,
+            "variants": [v.name for v in parsed],
             "layers": layers if isinstance(layers, str) else list(layers),
             "targets": targets,
             "stimuli": source.name,
@@ -254,6 +286,7 @@ def run(
             "readout": readout,
             "seed": seed,
             "device": str(device),
+            "margin": margin or None,
             "name": name,
             "mean": None if mean is None else list(first.mean),
             "std": None if std is None else list(first.std),
@@ -276,6 +309,11 @@ def run(
             "skipped": source.skipped,
         },
         "entry": taps.entry,
+        "insets": {
+            c.view.variant.name: {layer.name: list(layer.inset) for layer in c.layers}
+            for c in conditions
+            if any(any(layer.inset) for layer in c.layers)
+        },
         "alphas": alphas,
         "warnings": cautions,
         "device": _device_name(first.device),
@@ -300,16 +338,17 @@ def versions() -> dict[str, str]:
 def _stream(
     job: _Job,
     group: Sequence[_Condition],
-    batch: Callable[[int, int], Tensor],
+    batch: Callable[[int, int, int], Tensor],
     count: int,
     bar: tqdm,
     receive: Callable[[_Condition, Layer, Tensor, int], None],
+    first: int = 0,
 ) -> None:
     """Run every batch through every condition; hand over each layer's reduced features."""
     for start in range(0, count, job.batch_size):
         stop = min(start + job.batch_size, count)
         with _memory_explained(stop - start):
-            images = batch(start, stop)
+            images = batch(start, stop, job.margin)
         for condition in group:
 
             def take(
@@ -320,9 +359,10 @@ def _stream(
             ) -> None:
                 receive(condition, layer, layer.reduce(_single(features)), start)
 
-            with running(condition.variant), _memory_explained(stop - start):
-                backbone = condition.backbone
-                job.taps.run(backbone.model, backbone.normalise(images), take)
+            with _memory_explained(stop - start):
+                shown = stretch(images, condition.view.margin - job.margin)
+                named = {"seed": job.seed, "first": first + start}
+                condition.view.run(condition.backbone, shown, take, **named)
             bar.update(stop - start)
 
 
@@ -353,11 +393,11 @@ def _train(job: _Job, group: Sequence[_Condition], bar: tqdm) -> None:
 
 
 def _fit(job: _Job, condition: _Condition) -> None:
-    for layer in job.taps.layers:
+    for layer in condition.layers:
         folds = condition.moments.pop(layer.name)
         for moments in folds:
             _finite(moments.second.diagonal(), layer, condition)
-        truth = torch.from_numpy(job.wanted[layer.name]).flatten(1)
+        truth = torch.from_numpy(condition.wanted[layer.name]).flatten(1)
         condition.readouts[layer.name] = fit_ridge(folds, truth)
 
 
@@ -368,16 +408,18 @@ def _test(job: _Job, group: Sequence[_Condition], bar: tqdm) -> None:
         condition.predictions.setdefault(layer.name, []).append(predictions.numpy())
 
     batch = partial(antithetic_batch, job.source, stride=job.stride)
-    _stream(job, group, batch, job.test_images, bar, receive)
+    _stream(job, group, batch, job.test_images, bar, receive, first=_TEST)
 
 
 def _score(job: _Job, condition: _Condition) -> pd.DataFrame:
     """One row for each layer, target and metric, with its interval over test images."""
     index = pd.MultiIndex.from_product([job.targets, scores.METRICS], names=["target", "metric"])
     tables = []
-    for layer in job.taps.layers:
+    for layer in condition.layers:
         predictions = np.concatenate(condition.predictions[layer.name])
-        values = scores.per_image(predictions, job.wanted[layer.name].reshape(len(job.targets), -1))
+        values = scores.per_image(
+            predictions, condition.wanted[layer.name].reshape(len(job.targets), -1)
+        )
         stacked = np.stack([values[m] for m in scores.METRICS], -1)
         low, high = scores.bootstrap_interval(stacked, job.seed, scene=scene_size(job.source))
         columns = {"value": stacked.mean(0).ravel(), "low": low.ravel(), "high": high.ravel()}
@@ -398,7 +440,7 @@ def _score(job: _Job, condition: _Condition) -> pd.DataFrame:
 
 def _mean_maps(job: _Job, condition: _Condition) -> Iterator[tuple[MapKey, np.ndarray]]:
     """The mean prediction over test images of each layer and target."""
-    for layer in job.taps.layers:
+    for layer in condition.layers:
         mean = np.concatenate(condition.predictions[layer.name]).mean(0).astype(np.float32)
         for target, values in zip(job.targets, mean, strict=True):
             yield (*condition.key, layer.name, target), values.reshape(layer.places)
@@ -406,7 +448,7 @@ def _mean_maps(job: _Job, condition: _Condition) -> Iterator[tuple[MapKey, np.nd
 
 def _alphas(job: _Job, condition: _Condition) -> Iterator[dict[str, Any]]:
     weights, variant = condition.key
-    for layer in job.taps.layers:
+    for layer in condition.layers:
         chosen = condition.readouts[layer.name].alphas.tolist()
         for target, alpha in zip(job.targets, chosen, strict=True):
             yield {
@@ -418,17 +460,19 @@ def _alphas(job: _Job, condition: _Condition) -> Iterator[dict[str, Any]]:
             }
 
 
-def _cautions(job: _Job, variants: Sequence[str]) -> list[str]:
+def _cautions(job: _Job, conditions: Sequence[_Condition]) -> list[str]:
     """What a reader of the result should know before reading it."""
     found = []
     source, size = job.source, job.source.image_size
-    if "circular" in variants and not source.tileable:
+    circular = any(c.view.variant.rule == "circular" for c in conditions)
+    if circular and not source.tileable:
         found.append(
             f"circular padding on stimuli that do not tile ({source.name}): the seam where "
             "opposite borders meet is itself a landmark, so that the circular variant can show "
-            "position that padding never made; use tileable stimuli such as leaves"
+            "position that padding never made; use the variant canvas, or tileable stimuli such "
+            "as leaves"
         )
-    if "circular" in variants and any(pixels % job.stride for pixels in size):
+    if circular and any(pixels % job.stride for pixels in size):
         found.append(
             f"images of {size[0]} × {size[1]} pixels are no multiple of the network's stride "
             f"of {job.stride}: the torus of some layer does not close, and circular padding "
@@ -441,7 +485,7 @@ def _cautions(job: _Job, variants: Sequence[str]) -> list[str]:
             f"the {job.test_images} test images show one scene: their intervals say nothing of "
             "other scenes"
         )
-    for layer, maps in job.wanted.items():
+    for layer, maps in conditions[0].wanted.items():
         flat = [t for t, values in zip(job.targets, maps, strict=True) if np.ptp(values) < 1e-9]
         if flat:
             found.append(
@@ -459,11 +503,14 @@ def _finite(values: Tensor, layer: Layer, condition: _Condition) -> None:
         )
 
 
-def _groups(conditions: Sequence[_Condition], taps: Taps) -> Iterator[list[_Condition]]:
+def _groups(conditions: Sequence[_Condition]) -> Iterator[list[_Condition]]:
     """Split conditions so that the moments held at a time stay within a budget."""
-    each = sum(
-        FOLDS * 8 * layer.channels * (layer.channels + layer.places[0] * layer.places[1])
-        for layer in taps.layers
+    each = max(
+        sum(
+            FOLDS * 8 * layer.channels * (layer.channels + layer.places[0] * layer.places[1])
+            for layer in condition.layers
+        )
+        for condition in conditions
     )
     together = max(1, _MOMENTS_BYTES // max(each, 1))
     queue = iter(conditions)
@@ -531,7 +578,7 @@ def check_options(
     ProbeError
         If one of them is not what it should be.
     """
-    variants = [one_of(v, VARIANTS, "variant") for v in _listed(variants, "variants")]
+    variants = [parse_variant(v).name for v in _listed(variants, "variants")]
     targets = [one_of(t, TARGETS, "target") for t in _listed(targets, "targets")]
     one_of(readout, READOUTS, "readout")
     for value, what, least in (

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from .borders import extend
 from .errors import ProbeError, one_of
 
 SPLITS: tuple[str, ...] = ("train", "test", "certificate")
@@ -44,6 +45,8 @@ class Stimuli(ABC):
         What reports call it.
     tileable, stationary : bool
         See the module's text.
+    margin : int
+        Pixels around each image that can be had besides; of no concern to tileable ones.
     skipped : list of str
         Files that could not be read.
     """
@@ -51,6 +54,7 @@ class Stimuli(ABC):
     name: str
     tileable: bool
     stationary: bool
+    margin: int = 0
 
     def __init__(self, image_size: tuple[int, int], seed: int = 0) -> None:
         self.image_size = (int(image_size[0]), int(image_size[1]))
@@ -62,30 +66,70 @@ class Stimuli(ABC):
         """What a reader of results on these images should know, in sentences."""
         return []
 
-    def batch(self, split: str, start: int, stop: int) -> Tensor:
+    def batch(self, split: str, start: int, stop: int, margin: int = 0) -> Tensor:
         """Return images ``start … stop − 1`` of a split.
+
+        Parameters
+        ----------
+        split : str
+            One of :data:`SPLITS`.
+        start, stop : int
+            First image, and the one after the last.
+        margin : int
+            Pixels to show beyond each edge: of tileable images their continuation.
 
         Returns
         -------
-        Tensor of float32, shape (stop − start, 3, H, W), in [0, 1]
+        Tensor of float32, shape (stop − start, 3, H + 2 margin, W + 2 margin), in [0, 1]
             In channels-last memory format.
+
+        Raises
+        ------
+        ProbeError
+            If the source has no such margin.
         """
         one_of(split, SPLITS, "split")
-        height, width = self.image_size
+        if margin > self.margin and not self.tileable:
+            raise ProbeError(
+                f"stimuli {self.name}: a margin of {margin} pixels was asked for, but only "
+                f"{self.margin} pixels are there beyond the edges; use tileable stimuli such as "
+                "leaves, photographs, or larger images"
+            )
+        height, width = (side + 2 * self.margin for side in self.image_size)
         images = np.empty((stop - start, height, width, 4), np.uint8)
         for row, index in enumerate(range(start, stop)):
             self.paint(split, index, images[row])
         x = torch.from_numpy(images).to(torch.float32).div_(255)[..., :3].permute(0, 3, 1, 2)
-        return x.contiguous(memory_format=torch.channels_last)
+        return stretch(x.contiguous(memory_format=torch.channels_last), margin - self.margin)
 
     @abstractmethod
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
-        """Write one image into a canvas of shape (H, W, 4), of which the last layer is spare."""
+        """Write one image, with the source's margin, into a canvas of shape (H, W, 4).
+
+        The last layer of the canvas is spare.
+        """
 
     def rng(self, split: str, index: int) -> np.random.Generator:
         """Random numbers of one image: independent of every other image's."""
         stream = (SPLITS.index(split) << 48) + index
         return np.random.Generator(np.random.Philox(key=[self.seed % 2**64, stream]))
+
+
+def stretch(images: Tensor, margin: int) -> Tensor:
+    """Show more of periodic images, by so many pixels at each edge; less if negative.
+
+    Parameters
+    ----------
+    images : Tensor, shape (B, 3, H, W)
+        A torus each.
+    margin : int
+        In pixels.
+
+    Returns
+    -------
+    Tensor, shape (B, 3, H + 2 margin, W + 2 margin)
+    """
+    return extend(images, {-2: (margin, margin), -1: (margin, margin)}, "circular")
 
 
 class Leaves(Stimuli):
@@ -265,6 +309,8 @@ class Photos(Stimuli):
         Of the shares, crops and flips.
     train_images, test_images : int
         How many images the run takes of each split.
+    margin : int
+        Pixels around each image that a run may ask for: crops are so much larger.
 
     Attributes
     ----------
@@ -288,8 +334,11 @@ class Photos(Stimuli):
         *,
         train_images: int = 256,
         test_images: int = 64,
+        margin: int = 0,
     ) -> None:
         super().__init__(image_size, seed)
+        self.margin = margin
+        self._enlarged: set[Path] = set()
         self.folder = Path(folder).expanduser()
         self.name = str(folder)
         try:
@@ -328,6 +377,11 @@ class Photos(Stimuli):
         found = []
         if self._files["train"] == self._files["test"]:
             found.append(f"{self.name} holds one photograph: train and test images are crops of it")
+        if self.margin and self._enlarged:
+            found.append(
+                f"{len(self._enlarged)} photographs in {self.name} are smaller than images with "
+                f"their margin of {self.margin} pixels and were enlarged"
+            )
         if self.skipped:
             names = ", ".join(self.skipped[:5]) + (", …" if len(self.skipped) > 5 else "")
             found.append(
@@ -340,14 +394,17 @@ class Photos(Stimuli):
         files = self._files[split]
         photo = None
         for step in range(len(files)):
-            photo = self._load(files[(index + step) % len(files)])
+            path = files[(index + step) % len(files)]
+            photo = self._load(path)
             if photo is not None:
                 break
         if photo is None:
             raise ProbeError(f"no {split} photograph in {self.name!r} can be read to its end")
         rng = self.rng(split, index)
-        height, width = self.image_size
+        height, width = canvas.shape[:2]
         scale = min(photo.width / width, photo.height / height) * rng.uniform(0.5, 1)
+        if scale < 1:
+            self._enlarged.add(path)
         crop_w, crop_h = width * scale, height * scale
         left = rng.uniform(0, photo.width - crop_w)
         top = rng.uniform(0, photo.height - crop_h)
@@ -366,7 +423,7 @@ class Photos(Stimuli):
             return False
 
     def _decode(self, path: Path) -> Image.Image | None:
-        height, width = self.image_size
+        height, width = (side + 2 * self.margin for side in self.image_size)
         try:
             with Image.open(path) as file:
                 file.draft("RGB", (2 * width, 2 * height))
@@ -405,6 +462,9 @@ class Given(Stimuli):
     images : Tensor, shape (N, 3, H, W), in [0, 1]
     train_images, test_images : int
         How many a run takes; together at most N.
+    image_size : (int, int), optional
+        Height and width in pixels of what is probed, the middle of the images: what lies around
+        it is their margin. All by default.
 
     Raises
     ------
@@ -416,7 +476,14 @@ class Given(Stimuli):
     tileable = False
     stationary = False
 
-    def __init__(self, images: Tensor, *, train_images: int = 256, test_images: int = 64) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        *,
+        train_images: int = 256,
+        test_images: int = 64,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ProbeError(
                 f"stimuli: expected a tensor (N, 3, H, W), got shape {tuple(images.shape)}"
@@ -443,17 +510,31 @@ class Given(Stimuli):
                 f"stimuli: expected values in [0, 1], got {low:.3g} … {high:.3g}; "
                 "pass images before normalisation, Probe normalises them itself"
             )
-        super().__init__((images.shape[2], images.shape[3]))
+        whole = (int(images.shape[2]), int(images.shape[3]))
+        super().__init__(image_size or whole)
+        around = [w - side for w, side in zip(whole, self.image_size, strict=True)]
+        if around[0] != around[1] or around[0] < 0 or around[0] % 2:
+            raise ProbeError(
+                f"stimuli: expected images of {self.image_size[0]} × {self.image_size[1]} pixels, "
+                f"or with the same margin on all sides, got {whole[0]} × {whole[1]}"
+            )
+        self.margin = around[0] // 2
         self._images = images.detach()
         self._start = {"train": 0, "test": train_images, "certificate": 0}
 
-    def batch(self, split: str, start: int, stop: int) -> Tensor:
+    def batch(self, split: str, start: int, stop: int, margin: int = 0) -> Tensor:
         first = self._start[one_of(split, SPLITS, "split")]
-        part = self._images[first + start : first + stop].to(torch.float32)
-        return part.contiguous(memory_format=torch.channels_last)
+        if margin > self.margin:
+            raise ProbeError(
+                f"stimuli: a margin of {margin} pixels was asked for, but the tensor's images "
+                f"show only {self.margin} beyond the {self.image_size[0]} × {self.image_size[1]} "
+                "pixels that are probed; pass larger images and image_size, or tileable stimuli"
+            )
+        part = stretch(self._images[first + start : first + stop], margin - self.margin)
+        return part.to(torch.float32).contiguous(memory_format=torch.channels_last)
 
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
-        pixels = self.batch(split, index, index + 1)[0].permute(1, 2, 0).cpu().numpy()
+        pixels = self.batch(split, index, index + 1, self.margin)[0].permute(1, 2, 0).cpu().numpy()
         canvas[..., :3] = np.rint(pixels * 255)
 
 
@@ -466,7 +547,9 @@ def scene_size(source: Stimuli) -> int:
     return SHIFTS if source.tileable and source.stationary else 1
 
 
-def antithetic_batch(source: Stimuli, start: int, stop: int, stride: int = 1) -> Tensor:
+def antithetic_batch(
+    source: Stimuli, start: int, stop: int, margin: int = 0, *, stride: int = 1
+) -> Tensor:
     """Return test images ``start … stop − 1``, on a stationary torus in antithetic fours.
 
     There, images ``4 s … 4 s + 3`` are scene s of the source, shifted down and to the right by 0,
@@ -481,13 +564,15 @@ def antithetic_batch(source: Stimuli, start: int, stop: int, stride: int = 1) ->
         Whose test split to take.
     start, stop : int
         First image, and the one after the last.
+    margin : int
+        Pixels to show beyond each edge, see :meth:`Stimuli.batch`.
     stride : int
         Shifts are rounded to multiples of it where it divides the image's side into four parts
         or more: on these, an equivariant network's features move by whole places.
 
     Returns
     -------
-    Tensor of float32, shape (stop − start, 3, H, W), in [0, 1]
+    Tensor of float32, shape (stop − start, 3, H + 2 margin, W + 2 margin), in [0, 1]
         In channels-last memory format.
 
     References
@@ -498,7 +583,7 @@ def antithetic_batch(source: Stimuli, start: int, stop: int, stride: int = 1) ->
     """
     size = scene_size(source)
     if size == 1:
-        return source.batch("test", start, stop)
+        return source.batch("test", start, stop, margin)
     first = start // size
     scenes = source.batch("test", first, (stop - 1) // size + 1)
     images = torch.empty_like(scenes[:1].expand(stop - start, -1, -1, -1))
@@ -509,7 +594,7 @@ def antithetic_batch(source: Stimuli, start: int, stop: int, stride: int = 1) ->
             step = stride if side % stride == 0 and side // stride >= size else 1
             moves.append(round(index % size * side / step / size) * step)
         images[row] = torch.roll(scenes[index // size - first], moves, (1, 2))
-    return images
+    return stretch(images, margin)
 
 
 STIMULI: tuple[str, ...] = ("leaves", "noise", "pink", "black", "white")
@@ -523,6 +608,7 @@ def open_stimuli(
     *,
     train_images: int = 256,
     test_images: int = 64,
+    margin: int = 0,
 ) -> Stimuli:
     """Return the source that a name, a folder or a tensor stands for.
 
@@ -537,6 +623,8 @@ def open_stimuli(
         Seed of the images.
     train_images, test_images : int
         How many images the run takes of each split.
+    margin : int
+        Pixels beyond each edge that the run asks for.
 
     Raises
     ------
@@ -546,7 +634,8 @@ def open_stimuli(
     if isinstance(stimuli, np.ndarray):
         stimuli = torch.from_numpy(stimuli)
     if isinstance(stimuli, Tensor):
-        stimuli = Given(stimuli, train_images=train_images, test_images=test_images)
+        shares = {"train_images": train_images, "test_images": test_images}
+        stimuli = Given(stimuli, **shares, image_size=tuple(image_size))
     if isinstance(stimuli, Stimuli):
         if stimuli.image_size != tuple(image_size):
             raise ProbeError(
@@ -569,7 +658,8 @@ def open_stimuli(
         return Constant(image_size, seed, name=str(stimuli))
     if isinstance(stimuli, str) and not _looks_like_path(stimuli):
         one_of(stimuli, STIMULI, "stimuli (no folder has this name either)")
-    return Photos(stimuli, image_size, seed, train_images=train_images, test_images=test_images)
+    shares = {"train_images": train_images, "test_images": test_images}
+    return Photos(stimuli, image_size, seed, **shares, margin=margin)
 
 
 def _looks_like_path(text: str) -> bool:

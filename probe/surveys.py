@@ -129,6 +129,33 @@ def load_survey(folder: str | Path) -> pd.DataFrame:
         raise ProbeError(f"{path} can't be read as a survey: {error}") from None
 
 
+def findings(table: pd.DataFrame) -> list[str]:
+    """Say a survey in sentences."""
+    if table.empty:
+        return ["No architecture was surveyed."]
+    ran = table[table["status"] != "not run"]
+    certified = table["status"] == "certified"
+    pure = ran[ran["sources"] == ""]
+    passed = int((pure["status"] == "certified").sum())
+    sentences = [
+        f"{int(certified.sum())} of {len(table)} architectures, from {table['file'].nunique()} "
+        f"files of timm, are certified under {table['variant'].iloc[0]}; "
+        f"{len(ran) - int(certified.sum())} are not, {len(table) - len(ran)} could not be run."
+    ]
+    if len(pure):
+        greatest = pure.loc[pure["status"] == "certified", "residual"].max()
+        sentences.append(
+            f"Of the {len(pure)} whose only source of position is padding, {passed} are certified "
+            f"({100 * passed / len(pure):.1f} %), with residuals of at most {greatest:.1e}."
+        )
+    others = ran.loc[(ran["status"] != "certified") & (ran["sources"] != ""), "sources"]
+    kinds = others.str.split("; ").explode().value_counts()
+    if len(kinds):
+        listed = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+        sentences.append(f"What else lets position in, where one is not certified: {listed}.")
+    return sentences
+
+
 def match(models: str | Sequence[str]) -> list[str]:
     """Architectures of timm that names or globs stand for, in timm's order.
 

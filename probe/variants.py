@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from .backbones import Backbone
-from .borders import RULES, SIDES, extend, padding
+from .borders import RULES, SIDES, padding
 from .errors import ProbeError, ProbeWarning, one_of
 from .inventory import EMBEDDING, Follower, Source
 from .layers import Layer, Taps, describe, evaluating
-from .stimuli import Leaves
+from .stimuli import Leaves, stretch
 
 EMBEDDINGS: tuple[str, ...] = ("no_pos_embed", "shuffled_pos_embed")
 """Parts of a variant's name that are about absolute position embeddings."""
@@ -215,7 +215,7 @@ class View:
         backbone : Backbone
             In eval mode.
         images : Tensor, shape (B, 3, H + 2 margin, W + 2 margin), in [0, 1]
-            See :meth:`stretch`.
+            See :meth:`probe.stimuli.Stimuli.batch`.
         receive : callable
             Takes a layer and its map (B, C, h, w), which may be overwritten afterwards.
         seed, first : int
@@ -239,13 +239,6 @@ class View:
         with running(self.variant, backbone.model, x, seed=seed, first=first):
             return self.taps.run(backbone.model, x, take)
 
-    def stretch(self, images: Tensor) -> Tensor:
-        """Continue periodic images beyond their edges, into the margin."""
-        if not self.margin:
-            return images
-        widths = (self.margin, self.margin)
-        return extend(images, {-2: widths, -1: widths}, "circular")
-
 
 def view(
     backbone: Backbone,
@@ -265,7 +258,7 @@ def view(
     taps : Taps
         The layers of the network as trained.
     images : Tensor, shape (B, 3, H, W), in [0, 1]
-        One or two will do.
+        Tileable; one or two will do.
     margin : int
         Of a canvas, see :func:`find_margin`.
 
@@ -277,7 +270,7 @@ def view(
     plain = View(variant, taps, taps.layers, margin if variant.canvas else 0)
     if variant.rule in ("original", "zeros") and not variant.canvas and not variant.embedding:
         return plain
-    x = backbone.normalise(plain.stretch(images))
+    x = backbone.normalise(stretch(images, plain.margin))
     try:
         with running(variant, backbone.model, x):
             seen = taps.again(backbone.model, x, backbone.name)
@@ -410,7 +403,7 @@ def contact(backbone: Backbone, seen: View, images: Tensor) -> float:
         unchanged, bit for bit. Otherwise ``max |f' − f| / max |f|``, the greatest over the layers,
         where f' has noise of the channels' own mean and variance for borders.
     """
-    stretched = seen.stretch(images)
+    stretched = stretch(images, seen.margin)
     plain: dict[str, Tensor] = {}
     seen.run(backbone, stretched, lambda layer, f: plain.__setitem__(layer.name, f.clone()))
 

@@ -83,17 +83,17 @@ def test_pink_noise_has_power_one_over_frequency_squared():
 
 def test_test_images_are_scenes_in_four_places():
     source = open_stimuli("leaves", (64, 96), 0)
-    images = antithetic_batch(source, 0, 12, 16)
+    images = antithetic_batch(source, 0, 12, stride=16)
     scenes = source.batch("test", 0, 3)
     for index, image in enumerate(images):
         scene, step = scenes[index // 4], index % 4
         assert torch.equal(image, torch.roll(scene, (16 * step, round(step * 1.5) * 16), (1, 2)))
-    assert torch.equal(antithetic_batch(source, 5, 11, 16), images[5:11])
+    assert torch.equal(antithetic_batch(source, 5, 11, stride=16), images[5:11])
     for side in (16, 32, 64):  # fewer than four strides: shifts by pixels, all different
-        small = antithetic_batch(open_stimuli("leaves", (side, side), 0), 0, 4, 32)
+        small = antithetic_batch(open_stimuli("leaves", (side, side), 0), 0, 4, stride=32)
         assert len(torch.unique(small, dim=0)) == 4
     photos = open_stimuli(torch.rand(9, 3, 64, 96), (64, 96), train_images=5, test_images=4)
-    assert torch.equal(antithetic_batch(photos, 0, 4, 16), photos.batch("test", 0, 4))
+    assert torch.equal(antithetic_batch(photos, 0, 4, stride=16), photos.batch("test", 0, 4))
 
 
 @pytest.fixture
