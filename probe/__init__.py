@@ -19,7 +19,7 @@ from .surveys import survey
 from .targets import TARGETS
 from .variants import VARIANTS
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "TARGETS",

@@ -289,7 +289,7 @@ class Subject:
     def _remaining(self, variant: Variant) -> tuple[str, ...]:
         """Sources that the variant leaves in place, as ``kind: module``."""
         table = self.inventory
-        if variant.rule in ("circular", "valid") or variant.canvas:
+        if variant.removes_padding:
             table = table[table["kind"] != PADDING]
         if variant.embedding == "no_pos_embed":
             table = table[table["kind"] != EMBEDDING]

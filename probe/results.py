@@ -24,6 +24,7 @@ from .certificates import Certificate
 from .errors import ProbeError
 from .layers import Layer
 from .targets import layer_targets
+from .variants import parse_variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -390,7 +391,8 @@ def _verdict(result: Result) -> list[str]:
     weights = list(dict.fromkeys(w for w, _ in conditions))
     variants = list(dict.fromkeys(v for _, v in conditions))
     reference = "original" if "original" in variants else variants[0]
-    removal = next((v for v in ("circular", *variants) if v in variants and v != reference), None)
+    first = ("circular", "canvas", "valid", *variants)
+    removal = next((v for v in first if v in variants and v != reference), None)
     sentences = []
 
     for w in weights:
@@ -415,8 +417,7 @@ def _verdict(result: Result) -> list[str]:
             text = f"No layer shows its position under {short_name(w)} weights: highest SPC {score}"
         if removal is not None:
             bare = spc.loc[(w, removal, layer, target)]
-            how = "without padding" if removal == "circular" else f"with {removal} padding"
-            text += f"; {how} {interval(*bare)}"
+            text += f"; {_how(removal)} {interval(*bare)}"
         sentences.append(text + ".")
 
     for w in weights if removal is not None else ():
@@ -426,7 +427,7 @@ def _verdict(result: Result) -> list[str]:
         who = f"{short_name(w)} weights" if len(weights) > 1 else "the network"
         counted = f"; {holds} of {len(gone)} intervals contain 0"
         sentences.append(
-            f"With {removal} padding {who} leave{'s' * (len(weights) == 1)} "
+            f"{_how(removal).capitalize()} {who} leave{'s' * (len(weights) == 1)} "
             f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target"
             f"{'' if gone['low'].isna().any() else counted}."
         )
@@ -440,16 +441,41 @@ def _verdict(result: Result) -> list[str]:
                 f"Certificate of {who}: passes, equivariance residual "
                 f"{certificate.residual:.1e} ≤ {certificate.threshold:.0e}."
             )
-        elif v == "circular":
+        elif parse_variant(v).removes_padding:
             sentences.append(
                 f"Certificate of {who}: fails ({certificate.reason}); "
                 "position that this variant still shows is not ruled out to be padding's."
-                if math.isnan(certificate.residual)
+                if math.isnan(certificate.residual) or certificate.residual <= certificate.threshold
                 else f"Certificate of {who}: fails, equivariance residual "
                 f"{certificate.residual:.1e}: {certificate.reason}. A source of position is left."
             )
+        if certificate.contact == 0:
+            sentences.append(
+                f"Canvas of {who}: with a margin of {certificate.margin} pixels nothing that "
+                "padding writes reaches the probed region."
+            )
+        elif certificate.contact is not None:
+            sentences.append(
+                f"Caution: on the canvas of {who} padding still reaches the probed region "
+                f"(contact {certificate.contact:.1e} at a margin of {certificate.margin} pixels): "
+                "some operation spans the whole image, or the margin is too small."
+            )
     sentences += _random_beats_trained(result, spc, weights, reference)
     return sentences
+
+
+def _how(variant: str) -> str:
+    """How a verdict names what a variant did."""
+    names = {
+        "original": "as trained",
+        "circular": "without padding",
+        "canvas": "on a canvas",
+        "valid": "without padding (valid)",
+        "no_pos_embed": "without position embeddings",
+        "shuffled_pos_embed": "with shuffled position embeddings",
+    }
+    parts = variant.split("+")
+    return " and ".join(names.get(part, f"with {part} padding") for part in parts)
 
 
 def _random_beats_trained(

@@ -31,6 +31,25 @@ EMBEDDINGS: tuple[str, ...] = ("no_pos_embed", "shuffled_pos_embed")
 VARIANTS: tuple[str, ...] = (*RULES, "canvas", *EMBEDDINGS)
 """Parts of which the names of variants are made."""
 
+DESCRIPTIONS: dict[str, str] = {
+    "original": "as trained",
+    "zeros": "zeros beyond every edge, also where pooling leaves the border out",
+    "reflect": "maps mirrored at their edges",
+    "replicate": "edge cells repeated",
+    "circular": "maps as a torus: no border on periodic images",
+    "mean": "beyond the edge, the channel's mean over the map",
+    "noise": "beyond the edge, noise of the channel's mean and variance",
+    "partial": "zeros, with outputs weighted by the share of the kernel on the map",
+    "valid": "no padding: maps shrink, and only their middle is probed",
+    "canvas": "a larger stretch of the stimulus, of which only the middle is probed",
+    "no_pos_embed": "absolute position embeddings at their mean over places",
+    "shuffled_pos_embed": "absolute position embeddings permuted over places",
+}
+"""What each part of a variant's name means."""
+
+REMOVES_PADDING: tuple[str, ...] = ("circular", "canvas", "valid")
+"""Parts that leave nothing of padding."""
+
 MARGINS = (64, 128, 256, 512)
 """Margins in pixels among which a canvas looks for one that is out of padding's reach."""
 
@@ -60,6 +79,16 @@ class Variant:
     rule: str = "original"
     canvas: bool = False
     embedding: str = ""
+
+    @property
+    def removes_padding(self) -> bool:
+        """Whether nothing of padding should be left."""
+        return self.canvas or self.rule in REMOVES_PADDING
+
+    @property
+    def description(self) -> str:
+        """What it is, in words."""
+        return "; ".join(DESCRIPTIONS[part] for part in self.name.split("+"))
 
     @property
     def torus(self) -> bool:

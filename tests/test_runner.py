@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
+from PIL import Image
 from scipy import stats
 from sklearn.linear_model import Ridge
 from torch import nn
 
 import probe
 from probe.backbones import fingerprint
+from probe.borders import RULES
 from probe.layers import evaluating, tap
 from probe.stimuli import antithetic_batch, open_stimuli
 
@@ -163,13 +167,101 @@ def test_also_after_an_exception_inside(tiny, tiny_options, call, monkeypatch):
     assert state_of(tiny) == before
 
 
-def test_every_variant_runs_and_only_padding_differs(tiny, tiny_options):
-    variants = ("original", "zeros", "reflect", "replicate", "circular")
-    got = probe.run(tiny, variants=variants, **tiny_options)
+def test_every_variant_runs_and_only_borders_differ(tiny, tiny_options):
+    variants = [*RULES, "canvas"]
+    options = {**tiny_options, "layers": ["stages.0", "stages.1"]}
+    got = probe.run(tiny, variants=variants, **options)
     values = {v: spc(got, variant=v)["value"].to_numpy() for v in variants}
     np.testing.assert_allclose(values["zeros"], values["original"], atol=1e-6)
-    assert not np.allclose(values["reflect"], values["original"], atol=1e-3)
-    assert not np.allclose(values["replicate"], values["reflect"], atol=1e-3)
+    others = [v for v in variants if v not in ("original", "canvas")]
+    for one, other in itertools.combinations(others, 2):
+        assert not np.allclose(values[one], values[other], atol=1e-3), (one, other)
+    heights = {v: spc(got, variant=v)["height"].to_numpy() for v in ("original", "valid")}
+    assert (heights["valid"] < heights["original"]).all()
+    removed = {v for (_, v), c in got.certificates.items() if c.passed}
+    assert removed == {"circular", "valid", "canvas"}
+
+
+def test_on_periodic_images_a_canvas_is_a_torus(tiny, tiny_options):
+    got = probe.run(tiny, variants=["circular", "canvas"], **tiny_options)
+    torus, canvas = (spc(got, variant=v)["value"].to_numpy() for v in ("circular", "canvas"))
+    np.testing.assert_allclose(canvas, torus, atol=1e-5)
+    certificate = got.certificates["given", "canvas"]
+    assert certificate.contact == 0
+    assert certificate.margin == got.provenance["options"]["margin"] > 0
+
+
+def test_a_canvas_with_too_small_a_margin_says_what_remains(tiny, tiny_options):
+    deep = nn.Sequential(tiny.stages, *(nn.Conv2d(16, 16, 3, padding=1) for _ in range(5)))
+    options = {**tiny_options, "layers": ["5"]}
+    got = probe.run(deep, variants="canvas", margin=32, **options)
+    certificate = got.certificates["given", "canvas"]
+    assert certificate.contact > 0
+    assert not certificate.passed
+    assert any("still reaches" in sentence for sentence in got.verdict())
+    with pytest.raises(probe.ProbeError, match="multiple of the network's stride"):
+        probe.run(deep, variants="canvas", margin=33, **options)
+
+
+def test_without_padding_a_layer_is_probed_where_it_lies(tiny, tiny_options):
+    got = probe.run(tiny, variants=["original", "valid"], **tiny_options)
+    whole, middle = (got.true_map("stages.2", "vertical", v)[:, 0] for v in ("original", "valid"))
+    assert len(middle) < len(whole)
+    assert middle[0] > whole[0]
+    assert middle[-1] < whole[-1]
+    np.testing.assert_allclose(middle.mean(), whole.mean(), atol=0.02)
+    assert got.maps["given", "valid", "stages.2", "vertical"].shape == (len(middle),) * 2
+
+
+def test_noise_beyond_the_edge_does_not_depend_on_the_batch(tiny, tiny_options):
+    tables = [
+        probe.run(tiny, variants="noise", **{**tiny_options, "batch_size": size}).table["value"]
+        for size in (5, 12)
+    ]
+    np.testing.assert_allclose(*tables, atol=1e-4)
+
+
+def test_photographs_on_a_canvas_are_the_same_photographs(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "abcdef":
+        pixels = rng.integers(0, 256, (160, 240, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    options = {"train_images": 4, "test_images": 2, "margin": 32}
+    source = open_stimuli(tmp_path, (64, 96), 3, **options)
+    wide = source.batch("train", 0, 4, 32)
+    assert wide.shape == (4, 3, 128, 160)
+    assert torch.equal(wide[:, :, 32:-32, 32:-32], source.batch("train", 0, 4))
+    assert torch.equal(wide[:, :, 16:-16, 16:-16], source.batch("train", 0, 4, 16))
+    with pytest.raises(probe.ProbeError, match="margin of 33"):
+        source.batch("train", 0, 4, 33)
+
+
+def test_a_canvas_needs_a_margin_to_show(tiny, tiny_options):
+    images = torch.rand(20, 3, 64, 64)
+    with pytest.raises(probe.ProbeError, match="pass larger images"):
+        probe.run(tiny, variants="canvas", stimuli=images, **tiny_options)
+    wide = torch.rand(20, 3, 64 + 64, 64 + 64)
+    got = probe.run(tiny, variants=["original", "canvas"], stimuli=wide, **tiny_options, margin=32)
+    assert got.certificates["given", "canvas"].margin == 32
+    with pytest.raises(probe.ProbeError, match="same margin on all sides"):
+        probe.run(tiny, stimuli=wide[..., :-1], **tiny_options)
+
+
+def test_position_embeddings_can_be_taken_out(tiny, tiny_options):
+    vit = timm.create_model("test_vit")
+    with torch.no_grad():
+        vit.pos_embed.mul_(50)
+    variants = ["original", "no_pos_embed", "shuffled_pos_embed"]
+    options = {"train_images": 12, "test_images": 8, "progress": False, "targets": "vertical"}
+    got = probe.run(vit, variants=variants, **options)
+    best = spc(got).groupby("variant")["value"].max()
+    assert best["original"] > 0.5
+    assert best["shuffled_pos_embed"] > 0.5  # another order, as much position
+    assert best["no_pos_embed"] < 0.2
+    passed = {v: c.passed for (_, v), c in got.certificates.items()}
+    assert passed == {"original": False, "no_pos_embed": True, "shuffled_pos_embed": False}
+    with pytest.raises(probe.ProbeError, match="no absolute position embedding"):
+        probe.run(tiny, variants="no_pos_embed", **tiny_options)
 
 
 @pytest.mark.parametrize("colour", ["black", "white"])
@@ -206,6 +298,8 @@ def test_an_image_size_that_does_not_close_the_torus_is_cautioned(tiny, tiny_opt
     ("change", "message"),
     [
         ({"variants": "circlar"}, "circular"),
+        ({"variants": "circular+reflect"}, "one border rule"),
+        ({"variants": "canvas", "margin": 0}, "margin"),
         ({"targets": ["vertical", "diagonal"]}, "diagonal"),
         ({"readout": "forest"}, "ridge"),
         ({"train_images": 0}, "train_images.*at least 2.*0"),
