@@ -274,6 +274,13 @@ def certify_command(
             typer.echo(f"{name}: error: {error}", err=True)
             failed += 1
             continue
+        except Exception as error:  # whatever it is, the other models still have their turn
+            if len(names) == 1:
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            typer.echo(f"{name}: error: {reason}", err=True)
+            failed += 1
+            continue
         failed += not found.passed
         typer.echo(
             f"{name}, {variant}: {'passes' if found.passed else 'fails'}; residual "
@@ -285,7 +292,9 @@ def certify_command(
             typer.echo(f"  margin {found.margin} pixels, contact {found.contact:.1e}")
         if not found.passed and found.sources:
             shown = ", ".join(found.sources[:4]) + (", …" if len(found.sources) > 4 else "")
-            typer.echo(f"  {len(found.sources)} sources remain: {shown}")
+            count = len(found.sources)
+            remain = "1 source remains" if count == 1 else f"{count} sources remain"
+            typer.echo(f"  {remain}: {shown}")
     if failed:
         raise typer.Exit(1)
 
@@ -333,7 +342,8 @@ def survey_command(
         raise typer.Exit(130) from None
     for sentence in findings(table):
         typer.echo(f"* {sentence}")
-    typer.echo(f"\nTable: {out / 'survey.csv'}\nPage: {out / 'survey.html'}")
+    if (out / "survey.csv").exists():
+        typer.echo(f"\nTable: {out / 'survey.csv'}\nPage: {out / 'survey.html'}")
 
 
 def summary(result: Result) -> str:
@@ -357,7 +367,7 @@ def summary(result: Result) -> str:
             },
             index=result.layers,
         )
-        title = f"SPC, {short_name(w)} weights, {' → '.join(variants)} padding"
+        title = f"SPC, {short_name(w)} weights, {' → '.join(variants)}"
         blocks.append(f"\n{title}\n{table.to_string()}")
     return "\n".join([*blocks, "", *(f"* {sentence}" for sentence in result.verdict())])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import re
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -31,8 +32,12 @@ COLUMNS = [
 
 STATUSES: tuple[str, ...] = ("certified", "not certified", "not run")
 
+_NUMBERS = ("parameters", "residual", "contrast", "threshold", "seconds")
+_COUNTS = ("padded_calls", "height", "width")  # unknown of what could not be run
+_DTYPES = {c: "float64" if c in _NUMBERS else "Int64" if c in _COUNTS else "str" for c in COLUMNS}
 _BYTES_PER_PARAMETER = 4 + 8 + 4  # float32, the float64 copy, and room for a state_dict
 _TABLE = "survey.csv"
+_NAMED = 8  # architectures that a sentence names
 
 
 def survey(
@@ -80,9 +85,10 @@ def survey(
     Raises
     ------
     ProbeError
-        If no architecture matches, the variant is unknown, or the folder can't be written.
+        If no architecture matches, the variant is unknown, or the folder can't be written or
+        holds something else.
     """
-    parse_variant(variant)
+    variant = parse_variant(variant).name
     names = match(models)
     rows = _finished(out, variant) if out is not None else {}
     done = {k: v for k, v in rows.items() if v["timm"] == timm.__version__}
@@ -93,6 +99,7 @@ def survey(
             if name in done:
                 continue
             row = _row(name, variant, max_parameters, seed, device)
+            gc.collect()  # the network, before memory for the next is looked at
             if row is None:
                 continue
             rows[name] = row
@@ -105,59 +112,108 @@ def survey(
 
             write_files(Path(out), {"survey.html": survey_page(_table(rows)).encode()})
     found = _table(rows)
-    return found[found["model"].isin(names)].reset_index(drop=True)
+    asked = found["model"].isin(names)
+    if max_parameters is not None:
+        asked &= ~(found["parameters"] > max_parameters)
+    return found[asked].reset_index(drop=True)
 
 
 def load_survey(folder: str | Path) -> pd.DataFrame:
     """Read the table that :func:`survey` wrote.
 
+    Parameters
+    ----------
+    folder : str or Path
+        Of ``survey.csv``.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`survey` returned it.
+
     Raises
     ------
     ProbeError
-        If there is none.
+        If there is none, or the file is something else.
     """
     path = Path(folder) / _TABLE
     try:
-        text = dict.fromkeys(("reason", "sources", "first_break", "shift", "precision"), str)
-        return pd.read_csv(
-            path,
-            dtype=text,
-            keep_default_na=False,
-            na_values={c: [""] for c in ("parameters", "residual", "contrast", "threshold")},
-        )
+        table = pd.read_csv(path, dtype="str", keep_default_na=False)
+        missing = [c for c in COLUMNS if c not in table.columns]
+        if missing:
+            raise ValueError(f"it has no column {missing[0]!r}")
+        table = table[COLUMNS]
+        if table.isna().any(axis=None) or not table["status"].isin(STATUSES).all():
+            raise ValueError("not every row is that of an architecture")
+        for column in _NUMBERS:
+            table[column] = [float(text) if text else float("nan") for text in table[column]]
+        for column in _COUNTS:
+            table[column] = [int(text) if text else pd.NA for text in table[column]]
+        return table.astype(_DTYPES)
     except (OSError, ValueError) as error:
-        raise ProbeError(f"{path} can't be read as a survey: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ProbeError(f"{path} can't be read as a survey: {reason}") from None
 
 
 def findings(table: pd.DataFrame) -> list[str]:
-    """Say a survey in sentences."""
+    """Say a survey in sentences.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What :func:`survey` returned.
+
+    Returns
+    -------
+    list of str
+        The first counts the statuses; the others say what padding alone explains, what else lets
+        position in, and which architectures are not certified although no source is known.
+    """
     if table.empty:
         return ["No architecture was surveyed."]
     ran = table[table["status"] != "not run"]
     certified = table["status"] == "certified"
     pure = ran[ran["sources"] == ""]
-    passed = int((pure["status"] == "certified").sum())
+    passed = pure["status"] == "certified"
+    files = table["file"].nunique()
     sentences = [
-        f"{int(certified.sum())} of {len(table)} architectures, from {table['file'].nunique()} "
-        f"files of timm, are certified under {table['variant'].iloc[0]}; "
+        f"{int(certified.sum())} of {_counted(len(table), 'architecture')}, from "
+        f"{_counted(files, 'file')} of timm, are certified under {table['variant'].iloc[0]}; "
         f"{len(ran) - int(certified.sum())} are not, {len(table) - len(ran)} could not be run."
     ]
     if len(pure):
-        greatest = pure.loc[pure["status"] == "certified", "residual"].max()
-        sentences.append(
-            f"Of the {len(pure)} whose only source of position is padding, {passed} are certified "
-            f"({100 * passed / len(pure):.1f} %), with residuals of at most {greatest:.1e}."
+        sentence = (
+            f"Of the {len(pure)} in which no source of position besides padding was found, "
+            f"{int(passed.sum())} are certified ({100 * passed.mean():.1f} %)"
         )
+        if passed.any():
+            greatest = pure.loc[passed, "residual"].max()
+            sentence += f", with residuals of at most {greatest:.1e}"
+        sentences.append(f"{sentence}.")
     others = ran.loc[(ran["status"] != "certified") & (ran["sources"] != ""), "sources"]
     kinds = others.str.split("; ").explode().value_counts()
     if len(kinds):
         listed = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
         sentences.append(f"What else lets position in, where one is not certified: {listed}.")
+    unknown = list(pure.loc[~passed, "model"])
+    if 0 < len(unknown) < len(pure):
+        listed = ", ".join(unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
+        sentences.append(f"Not certified, though nothing but padding was found: {listed}.")
     return sentences
 
 
 def match(models: str | Sequence[str]) -> list[str]:
     """Architectures of timm that names or globs stand for, in timm's order.
+
+    Parameters
+    ----------
+    models : str or sequence of str
+        Names or globs.
+
+    Returns
+    -------
+    list of str
+        Without repeats.
 
     Raises
     ------
@@ -186,7 +242,7 @@ def _row(
     started = time.perf_counter()
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
     row |= {"model": name, "file": file_of(name), "variant": variant, "timm": timm.__version__}
-    row |= dict.fromkeys(("parameters", "residual", "contrast", "threshold"), float("nan"))
+    row |= dict.fromkeys(_NUMBERS, float("nan")) | dict.fromkeys(_COUNTS, pd.NA)
     try:
         parameters = _parameters(name)
         row["parameters"] = round(parameters / 1e6, 2)
@@ -209,8 +265,6 @@ def _row(
         text = " ".join(str(error).split())[:300]
         row["status"] = "not run"
         row["reason"] = text if isinstance(error, ProbeError) else f"{type(error).__name__}: {text}"
-    finally:
-        gc.collect()
     row["seconds"] = round(time.perf_counter() - started, 1)
     return row
 
@@ -242,7 +296,11 @@ def _parameters(name: str) -> int:
 
 
 def _free_memory() -> int | None:
+    """Bytes of memory that can be had, which on Linux includes what caches files."""
     try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+        if found:
+            return int(found[1]) * 1024
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return None
@@ -261,7 +319,12 @@ def _finished(out: str | Path, variant: str) -> dict[str, dict[str, Any]]:
 
 
 def _table(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows.values(), columns=COLUMNS).sort_values("model", ignore_index=True)
+    table = pd.DataFrame(rows.values(), columns=COLUMNS).astype(_DTYPES)
+    return table.sort_values("model", ignore_index=True)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _csv(table: pd.DataFrame) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import probe
+import probe.surveys
 from probe.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +50,7 @@ def test_a_run_writes_everything_and_says_it(command, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "blocks.3" in done.stdout
-    assert "SPC, random weights, original → circular padding" in done.stdout
+    assert "SPC, random weights, original → circular\n" in done.stdout
     assert "img/s" in done.stderr
     files = sorted(p.name for p in (out / NAME).iterdir())
     assert files == ["maps.npz", "report.html", "run.json", "scores.csv", "scores.parquet"]
@@ -199,6 +200,158 @@ def test_help_reads_well(command):
         "image-size", "batch-size", "readout", "seed", "device", "progress", "out",
     ):  # fmt: skip
         assert f"--{name}" in options
+
+
+def test_certify_says_what_it_measured_and_whether_it_passes(command):
+    done = command("certify", "test_resnet", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("test_resnet, circular: passes; residual ")
+    assert "shift 32 x 32 of 128 x 128 pixels; every layer" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+    done = command("certify", "test_vit", "--variant", "original", "--image-size", "64x80")
+    assert done.returncode == 1
+    first, second = done.stdout.splitlines()
+    assert first.startswith("test_vit, original: fails")
+    assert "of 64 x 80 pixels; position enters at or before pos_drop: position embedding" in first
+    assert second.strip() == "1 source remains: position embedding: VisionTransformer"
+
+
+def test_certify_on_a_canvas_says_what_reaches_it(command):
+    words = ["--variant", "canvas", "--margin", "96", "--image-size", "64"]
+    done = command("certify", "test_resnet", *words)
+    assert done.returncode == 0, done.stderr
+    assert "test_resnet, canvas: passes" in done.stdout
+    assert "margin 96 pixels, contact 0.0e+00" in done.stdout
+
+
+def test_certify_goes_on_after_a_model_that_fails(command, monkeypatch):
+    from timm.models.vision_transformer import VisionTransformer
+
+    done = command("certify", "test_resnet,no_such_net")
+    assert done.returncode == 1
+    assert "test_resnet, circular: passes" in done.stdout
+    assert "no_such_net: error: timm has no model named" in done.stderr
+
+    def broken(self, x, **options):
+        raise ZeroDivisionError("a bug in a model,\nin two lines")
+
+    monkeypatch.setattr(VisionTransformer, "forward", broken)
+    monkeypatch.setattr(VisionTransformer, "forward_features", broken)
+    done = command("certify", "test_vit", "test_resnet")
+    assert done.returncode == 1
+    assert "test_vit: error: " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "test_resnet, circular: passes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["certify", "resnet8"], "did you mean"),
+        (["certify", "test_resnet", "--variant", "spherical"], "circular"),
+        (["certify", "test_resnet", "--variant", "circular+zeros"], "one border rule"),
+        (["certify", "test_resnet", "--variant", "no_pos_embed"], "no absolute position embedding"),
+        (["certify", "test_resnet", "--image-size", "big"], "224x320"),
+        (["certify", "test_resnet", "--weights", "./no.pth"], "no such checkpoint"),
+        (["certify", "nothing_like_it*"], "no timm model matches"),
+        (["sources", "resnet8"], "did you mean"),
+        (["sources", "test_resnet", "--image-size", "big"], "224x320"),
+        (["survey", "resnet8"], "no architecture of timm matches 'resnet8'"),
+        (["survey", "test_resnet", "--variant", "spherical"], "circular"),
+    ],
+)
+def test_what_certify_sources_and_survey_cannot_do(command, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    done = command(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_sources_are_listed(command):
+    done = command("sources", "test_resnet", "--image-size", "64")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == [
+        *("kind", "module", "function", "parameter", "kernel", "stride", "pad", "calls")
+    ]
+    assert lines[1].startswith("padding  conv1.0  ")
+    assert "(3, 3)  (2, 2)  (1, 1, 1, 1)  1" in lines[1]
+    assert lines[-1] == f"test_resnet: {len(lines) - 3} padding"
+
+    done = command("sources", "test_vit")
+    assert "pos_embed" in done.stdout
+    assert done.stdout.splitlines()[-1] == "test_vit: 1 position embedding"
+
+
+def test_a_survey_says_its_findings_and_where_they_are(command, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    words = ["survey", "test_resnet,test_vit", "--out", out, "--no-progress"]
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("* 1 of 2 architectures, from 2 files of timm, are certified")
+    assert "position embedding (1)" in done.stdout
+    assert f"Table: {out / 'survey.csv'}" in done.stdout
+    assert sorted(p.name for p in out.iterdir()) == ["survey.csv", "survey.html"]
+
+    done = command("survey", "test_vit", "--out", out, "--variant", "zeros")
+    assert done.returncode == 2
+    assert "choose another folder" in done.stderr
+
+    left_out = command("survey", "test_vit", "--max-parameters", "0.1", "--out", tmp_path / "none")
+    assert left_out.stdout == "* No architecture was surveyed.\n"
+    assert not (tmp_path / "none").exists()
+
+    def interrupted(*words, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("probe.surveys.prepare", interrupted)
+    done = command("survey", "test_resnet,test_convnext", "--out", out, "--no-progress")
+    assert done.returncode == 130
+    assert "Interrupted. What was finished is kept" in done.stderr
+    assert len(probe.surveys.load_survey(out)) == 2
+
+
+def test_the_help_of_certify_sources_and_survey(command):
+    text = command("--help").stdout
+    for name, options in {
+        "certify": ("variant", "weights", "image-size", "margin", "seed", "device"),
+        "sources": ("image-size",),
+        "survey": ("variant", "max-parameters", "seed", "device", "progress", "out"),
+    }.items():
+        assert name in text
+        mine = command(name, "--help").stdout
+        for option in options:
+            assert f"--{option}" in mine
+    assert "Exit status" in command("certify", "--help").stdout
+
+
+def test_runs_without_position_embeddings(command, tmp_path):
+    words = ["--variants", "circular+no_pos_embed", "--out", tmp_path, "--no-progress"]
+    done = command("run", "test_resnet", *SMALL, *words)
+    assert done.returncode == 2
+    assert "'circular+no_pos_embed': the network adds no absolute position" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+    done = command("run", "test_vit", *SMALL, *words)
+    assert done.returncode == 0, done.stderr
+    assert "Certificate of circular+no_pos_embed, random weights: passes" in done.stdout
+
+
+def test_runs_on_a_canvas_of_a_given_margin(command, tmp_path):
+    words = ["--variants", "canvas", "--out", tmp_path, "--no-progress", "--margin"]
+    done = command("run", "test_resnet", *SMALL, *words, "33")
+    assert done.returncode == 2
+    assert "multiple of the network's stride of 32, got 33" in done.stderr
+
+    done = command("run", "test_resnet", *SMALL, *words, "64")
+    assert done.returncode == 0, done.stderr
+    result = probe.load(tmp_path / "test_resnet")
+    assert result.certificates["random", "canvas"].margin == 64
+    assert "--margin 64" in result.command()
 
 
 def test_weights_that_cannot_be_had(command, tmp_path, monkeypatch):

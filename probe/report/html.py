@@ -1,4 +1,4 @@
-"""HTML: the report of a run, its short form in a notebook, and an index over many runs."""
+"""HTML: the report of a run, its short form in a notebook, an index over runs, and a survey."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ from PIL import Image
 
 from ..errors import ProbeError
 from ..results import Result, interval, load, short_name, write_files
+from ..variants import DESCRIPTIONS, parse_variant
 from . import figures
 
 _MAP_LAYERS = 8
@@ -57,6 +59,10 @@ def page(result: Result) -> str:
             left_out=len(result.layers) - len(layers),
             scale=_png(np.linspace(0, 1, 64)[None, :]),
             rows=result.table.to_dict("records"),
+            variants=[
+                (name, parse_variant(name).description)
+                for name in dict.fromkeys(v for _, v in result.conditions)
+            ],
             certificates=[
                 {"weights": w, "variant": v, "certificate": c}
                 for (w, v), c in result.certificates.items()
@@ -105,7 +111,12 @@ def write_index(folder: Path) -> Path:
             entries.append(_entry(load(record.parent), record.parent))
         except (ProbeError, LookupError, TypeError, ValueError) as error:
             faults.append(f"{record.parent.name} is left out: {error}")
-    document = _templates().get_template("index.html").render(entries=entries, faults=faults)
+    surveys = [p.relative_to(folder).as_posix() for p in sorted(folder.glob("*/survey.html"))]
+    document = (
+        _templates()
+        .get_template("index.html")
+        .render(entries=entries, faults=faults, surveys=surveys)
+    )
     write_files(folder, {"index.html": document.encode()})
     return folder / "index.html"
 
@@ -178,5 +189,71 @@ def _svg(figure: Figure, name: str) -> Markup:
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
 
 
-def survey_page(table: Any) -> str:
-    return "<!doctype html><title>survey</title>"
+def survey_page(table: pd.DataFrame) -> str:
+    """Render a survey: one HTML document that loads nothing from elsewhere.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What :func:`probe.surveys.survey` returned.
+
+    Returns
+    -------
+    str
+        The document: findings, a summary by file of timm, and a table for each status, which can
+        be sorted and filtered.
+    """
+    from ..surveys import STATUSES, findings  # which write this page
+
+    ran = table[table["status"] != "not run"]
+    counts = pd.crosstab(table["file"], table["status"]).reindex(columns=STATUSES, fill_value=0)
+    records = table.to_dict("records")
+    rows = {s: [_survey_row(r) for r in records if r["status"] == s] for s in STATUSES}
+    measures = ran[["threshold", "precision"]].dropna().drop_duplicates().sort_values("threshold")
+    return (
+        _templates()
+        .get_template("survey.html")
+        .render(
+            findings=findings(table),
+            total=len(table),
+            variants=[
+                (name, "; ".join(DESCRIPTIONS.get(part, part) for part in name.split("+")))
+                for name in dict.fromkeys(table["variant"])
+            ],
+            versions=list(dict.fromkeys(table["timm"])),
+            largest=_number(table["parameters"].max(), ".0f"),
+            measures=[(f"{m.threshold:.0e}", m.precision) for m in measures.itertuples()],
+            files=[
+                {"file": row[0], "total": sum(row[1:]), "counts": row[1:]}
+                for row in counts.itertuples(name=None)
+            ],
+            **{status.replace(" ", "_"): found for status, found in rows.items()},
+        )
+    )
+
+
+def _survey_row(row: dict[str, Any]) -> dict[str, str]:
+    """A row of a survey as its page shows it."""
+    reason, place, kinds = row["reason"], row["first_break"], row["sources"].replace("; ", ", ")
+    if place and reason == f"position enters at or before {place}" + f": {kinds}" * bool(kinds):
+        reason = "position enters"  # where, and what it is, have columns of their own
+    return {
+        "model": row["model"],
+        "file": row["file"],
+        "parameters": _number(row["parameters"], ".2f"),
+        "residual": _number(row["residual"], ".1e"),
+        "contrast": _number(row["contrast"], ".1e"),
+        "size": f"{_number(row['height'], 'd')} × {_number(row['width'], 'd')}",
+        "shift": "–" if row["shift"] in ("", "0x0") else row["shift"].replace("x", " × "),
+        "calls": _number(row["padded_calls"], "d"),
+        "reason": reason,
+        "sources": kinds or "–",
+        "first_break": place or "–",
+    }
+
+
+def _number(value: Any, form: str) -> str:
+    """A number, 0 without decimals, and a dash for none."""
+    if value is None or value == "" or pd.isna(value):
+        return "–"
+    return format(value, form) if value else "0"
