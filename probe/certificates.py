@@ -55,7 +55,8 @@ class Certificate:
     residual : float
         Greatest over the layers; NaN where it is not defined, see ``reason``.
     passed : bool
-        Whether ``residual ≤ threshold`` and the contrast is clear, or nothing pads.
+        Whether ``residual ≤ threshold``, none but padding is left of the known sources, and the
+        contrast is clear or nothing pads.
     reason : str
         What that says, in words.
     layers : mapping of str to float
@@ -254,6 +255,12 @@ class Subject:
             reason = f"position enters at or before {first}"
             if measured.sources:
                 reason += f": {_kinds(measured.sources)}"
+        elif _beside_padding(measured.sources):
+            passed = False
+            reason = (
+                f"inconclusive: there remain {_kinds(measured.sources)}, which a shift of "
+                f"{measured.shift[0]} × {measured.shift[1]} pixels or these weights hide"
+            )
         elif not self._pads():
             reason += "; nothing pads"
         elif not measured.contrast >= CONTRAST:
@@ -322,7 +329,11 @@ class Subject:
         broken: list[str] = []
         with ExitStack() as stack:
             if watch is not None and seen.variant.torus:
-                names = [name for name, _ in self.backbone.model.named_modules() if name]
+                names = [
+                    name
+                    for name, module in self.backbone.model.named_modules()
+                    if name and not isinstance(module, torch.jit.ScriptModule)  # takes no hooks
+                ]
                 look = partial(self._look, seen, shift, watch, broken)
                 stack.enter_context(hooked(self.backbone.model, names, look))
             out = seen.run(self.backbone, self._pair(seen, shift), compare, seed=self.seed)

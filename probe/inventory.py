@@ -60,6 +60,7 @@ _NAMES = (
         EMBEDDING,
         re.compile(r"pos_emb|pos_enc|pos_drop|position|(^|\.|_)pos($|\.|_)|(^|\.)ape($|\.)"),
     ),
+    (MASK, re.compile(r"attn_mask|attention_mask|(^|\.)mask($|\.)")),
 )
 
 
@@ -116,7 +117,7 @@ class Follower(TorchFunctionMode):
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._origin[tensor] = (name,)
         self._depends = WeakIdKeyDictionary()
-        self._depends[x] = _Trait()
+        self._depends[x] = _Trait(layout="NCHW")
 
     def __torch_function__(
         self,
@@ -207,12 +208,12 @@ class Follower(TorchFunctionMode):
             default=moving[0],
         )
         trained = c in self._origin
-        if not _over_places(c, x, along, trained):
+        if not _over_places(c, x, along, trained, self._depends[x].layout):
             return c
         if along is not None:
             kind = self._kind(c, COORDINATES)
         elif self._depends[x].product and _varies(c, (-2, -1), trained):
-            kind = self._kind(c, RELATIVE)
+            kind = self._kind(c, MASK if c.dtype == torch.bool else RELATIVE)
         else:
             named = self._kind(c, "")
             kind = named or (FACTOR if name in ("mul", "div") else EMBEDDING)
@@ -259,11 +260,8 @@ class Follower(TorchFunctionMode):
             elif out.shape == x.shape:
                 layout = old.layout
             return _Trait(product, layout, _splits(x, out))
-        if plain in ("transpose", "permute", "swapaxes", "mT", "__get__") and out.ndim == x.ndim:
-            turned = x.ndim == 3 and out.shape[1:] == (x.shape[2], x.shape[1])
-            turn = {"NCL": "NLC", "NLC": "NCL"}
-            layout = turn.get(old.layout, "") if turned and out.stride() != x.stride() else ""
-            return _Trait(product, layout, old.split)
+        if plain in _TURNING and out.ndim == x.ndim:
+            return _Trait(product, _turned(x, out, old.layout), old.split)
         kept = out.ndim == x.ndim
         return _Trait(product, old.layout if kept else "", old.split and kept)
 
@@ -282,7 +280,7 @@ class _Trait:
     """What is known of a tensor that depends on the image."""
 
     product: bool = False  # of two such tensors: attention logits
-    layout: str = ""  # NCHW, NLC or NCL, where known
+    layout: str = ""  # NCHW, NHWC, NLC or NCL, where known
     split: bool = False  # a map whose rows and columns were each split in two
 
 
@@ -308,6 +306,13 @@ _MAPS = (
 )
 
 
+_TURNING = ("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "mT", "__get__")
+
+
+_PLACES = {"NCHW": (2, 3), "NHWC": (1, 2), "NLC": (1,), "NCL": (2,)}
+"""Dimensions of places by layout."""
+
+
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
@@ -330,11 +335,12 @@ def _varies(c: Tensor, dims: Sequence[int], trained: bool = False) -> bool:
     )
 
 
-def _over_places(c: Tensor, x: Tensor, along: int | None, trained: bool) -> bool:
+def _over_places(c: Tensor, x: Tensor, along: int | None, trained: bool, layout: str) -> bool:
     """Whether a tensor varies over the places of a map or of tokens that it meets.
 
-    Over channels alone every scale and bias does; the rows of a map (B, C, H, W) or the heads'
-    tokens (B, N, L, D) are dimension 2, those of tokens (B, L, C) dimension 1 together with C.
+    Over channels alone every scale and bias does. Where the layout is not known, the rows of a map
+    (B, C, H, W) or the heads' tokens (B, N, L, D) are dimension 2, those of tokens (B, L, C)
+    dimension 1 together with C.
     """
     offset = x.ndim - c.ndim
     if offset < 0 or x.ndim < 3:
@@ -347,11 +353,24 @@ def _over_places(c: Tensor, x: Tensor, along: int | None, trained: bool) -> bool
         if x.ndim == 4 and along in (1, 3):
             return bool(varying & ({2, 3} if along == 1 else {1, 2}))
         return x.ndim == 3 and along == 2 and 1 in varying
+    if len(layout) == x.ndim:
+        return bool(varying & set(_PLACES[layout]))
     if x.ndim == 3:
         return {1, 2} <= varying
     if x.ndim == 4:
         return 2 in varying
     return len(varying) > 1
+
+
+def _turned(x: Tensor, out: Tensor, layout: str) -> str:
+    """Layout of a tensor whose dimensions were put in another order, as its strides tell."""
+    turn = {"NCHW": "NHWC", "NHWC": "NCHW", "NCL": "NLC", "NLC": "NCL"}
+    for other in (layout, turn.get(layout, "")):
+        order = [layout.index(letter) for letter in other]
+        seen = [(x.shape[d], x.stride(d)) for d in order]
+        if seen == list(zip(out.shape, out.stride(), strict=True)):
+            return other
+    return ""
 
 
 def _splits(x: Tensor, out: Tensor) -> bool:
