@@ -408,6 +408,8 @@ class padding(TorchFunctionMode):
         batch it comes.
     amplitude : float, optional
         Standard deviation of ``noise`` of mean 0, in place of each channel's own.
+    close : bool
+        Whether under ``circular`` unpadded operations read on across the edge.
 
     Attributes
     ----------
@@ -452,13 +454,14 @@ class padding(TorchFunctionMode):
         seed: int = 0,
         first: int = 0,
         amplitude: float | None = None,
+        close: bool = True,
     ) -> None:
         super().__init__()
         self.rule = one_of(rule, RULES, "border rule")
         self.where = _predicate(where)
         named = [sides] if isinstance(sides, str) else list(sides)
         self.sides = frozenset(one_of(side, SIDES, "side") for side in named)
-        self.seed, self.first, self.amplitude = seed, first, amplitude
+        self.seed, self.first, self.amplitude, self.close = seed, first, amplitude, close
         self._padded: Counter[tuple[Any, ...]] = Counter()
         self._rewritten: Counter[tuple[Any, ...]] = Counter()
         self._drawn = 0
@@ -761,7 +764,7 @@ def _window(
     """
     borders = dict(zip((-2, -1), widths, strict=True))
     rings = dict(borders)
-    if x not in block._borders and any(b.rule == "circular" for b in block._stack()):
+    if x not in block._borders and any(b.rule == "circular" and b.close for b in block._stack()):
         for d, k, s, gap in zip((-2, -1), kernel, stride, dilation, strict=True):
             size, reach = x.shape[d], gap * (k - 1) + 1
             if borders[d] == (0, 0) and size % s == 0 and s < reach < size:

@@ -17,6 +17,7 @@ same weights with their own padding, has to be clear.
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .backbones import Backbone, input_size, known_model, load_backbone
 from .errors import ProbeError, ProbeWarning
@@ -41,6 +43,9 @@ THRESHOLD = 1e-8
 
 SINGLE_THRESHOLD = 1e-4
 """Greatest residual that passes, measured in float32."""
+
+NORM_SCALE = 0.3
+"""Scale of batch normalisations in networks built for certifying."""
 
 CONTRAST = 1e-4
 """Least residual of the original from which borders show."""
@@ -118,7 +123,8 @@ def certify(
         See :data:`probe.VARIANTS`; parts are joined by ``+``.
     weights : str
         Of a name: ``random`` (timm's initialisation, with what it sets to nearly 0 made to count,
-        so that borders show, see :func:`expose_borders`), ``pretrained``, or a checkpoint file.
+        so that borders show, see :func:`expose_borders` and :func:`calibrate_norms`),
+        ``pretrained``, or a checkpoint file.
     layers : str or sequence of str
         Layers to look at besides what the network returns, see
         :func:`probe.layers.choose_layers`.
@@ -221,7 +227,8 @@ class Subject:
                 return replace(blank, reason=reason)
             shift, fault = _shift(seen.layers, self.taps.layers, size, stride)
             if fault:
-                return replace(blank, reason=fault)
+                more = f"; there remain {_kinds(remaining)}" if _beside_padding(remaining) else ""
+                return replace(blank, reason=fault + more)
             touch = contact(self.backbone, seen, self.images) if variant.canvas else None
             plain = View(parse_variant("original"), self.taps, self.taps.layers)
             if variant.name == "original" or self._plain is None or self._plain.shift != shift:
@@ -337,12 +344,11 @@ class Subject:
                 look = partial(self._look, seen, shift, watch, broken)
                 stack.enter_context(hooked(self.backbone.model, names, look))
             out = seen.run(self.backbone, self._pair(seen, shift), compare, seed=self.seed)
-        tensor = first_tensor(out, 2)
-        if tensor is not None and seen.variant.torus and not seen.margin:
+        if isinstance(out, Tensor) and seen.variant.torus and not seen.margin:
             size = self.taps.layers[0].image_size
-            layer = describe(self.backbone.model, "output", 0, tuple(tensor.shape), 2, size)
-            if layer is not None and _whole_places(layer, shift):
-                compare(layer, layer.canonical(tensor))
+            layer = describe(self.backbone.model, "output", 0, tuple(out.shape), 2, size)
+            if layer is not None and max(layer.places) > 1 and _whole_places(layer, shift):
+                compare(layer, layer.canonical(out))
         ordered = {layer.name: residuals[layer.name] for layer in seen.layers} | residuals
         values = list(ordered.values())
         residual = math.nan if any(map(math.isnan, values)) else max(values)
@@ -506,6 +512,8 @@ def prepare(
                     backbone = load_backbone(model, weights, **options)
             if weights == "random":
                 expose_borders(backbone.model, seed)
+                images = Leaves(size, seed).batch("certificate", 1, 5)
+                calibrate_norms(backbone.model, backbone.normalise(images))
             return _subject(backbone, layers, size, seed)
         except ProbeError as error:
             failure = failure or error
@@ -570,6 +578,49 @@ def expose_borders(model: nn.Module, seed: int = 0) -> None:
                 fan_in = parameter[0].numel()
                 drawn = torch.randn(parameter.shape, generator=stream) / math.sqrt(fan_in)
                 parameter.copy_(drawn.to(parameter))
+
+
+def calibrate_norms(model: nn.Module, x: Tensor) -> None:
+    """Give batch normalisations the statistics of some images, and a small scale, in place.
+
+    With what they are initialised to, deep networks with random weights are chaotic: activations
+    grow until gates saturate, and rounding grows with every block, beyond 1e-4 in float64 after
+    some hundred of them. Scales that are all the same become :data:`NORM_SCALE`, so that residual
+    branches add little to what they are added to.
+
+    Parameters
+    ----------
+    model : Module
+        Whose ``running_mean`` and ``running_var`` to set, each in the order of execution from
+        what the ones before it let through. Channels that hardly vary get a variance of 1/1000 of
+        the layer's mean, so that they are not blown up. A model that refuses the images stays as
+        it is.
+    x : Tensor, shape (B, 3, H, W)
+        Normalised images.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [(m, copy.deepcopy(m.state_dict()), m.momentum, m.training) for m in norms]
+
+    def floor(norm: _BatchNorm, *_: Any) -> None:
+        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 1000)
+
+    handles = [norm.register_forward_hook(floor) for norm in norms]
+    entry = getattr(model, "forward_features", model)
+    try:
+        with evaluating(model):
+            for norm in norms:
+                norm.training, norm.momentum = True, 1.0
+                if norm.weight is not None and bool((norm.weight == norm.weight[0]).all()):
+                    norm.weight.fill_(NORM_SCALE)
+            entry(x)
+    except Exception:  # whatever the model's author chose to raise; measuring will say so
+        for norm, state, _, _ in before:
+            norm.load_state_dict(state)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for norm, _, momentum, training in before:
+            norm.momentum, norm.training = momentum, training
 
 
 def _is_bias(name: str) -> bool:

@@ -126,6 +126,7 @@ def running(
     *,
     seed: int = 0,
     first: int = 0,
+    close: bool = True,
 ) -> Iterator[Any]:
     """Run a backbone as the variant says, inside the block.
 
@@ -140,7 +141,9 @@ def running(
     seed : int
         Of noise and of shuffled position embeddings.
     first : int
-        Number of the first image of the batch, of which noise depends.
+        Number of the first image of the batch, on which noise depends.
+    close : bool
+        See :class:`probe.padding`.
 
     Raises
     ------
@@ -149,7 +152,7 @@ def running(
     """
     border = nullcontext()
     if variant.rule != "original":
-        border = padding(variant.rule, seed=seed, first=first)
+        border = padding(variant.rule, seed=seed, first=first, close=close)
     if not variant.embedding:
         with border as mode:
             yield mode
@@ -221,12 +224,16 @@ class View:
         What is probed.
     margin : int
         Pixels on each side of the images that only the network sees; 0 without a canvas.
+    close : bool
+        Whether the torus closes after unpadded operations, see :class:`probe.padding`; False where
+        a network needs maps of the sizes it was built with.
     """
 
     variant: Variant
     taps: Taps
     layers: tuple[Layer, ...]
     margin: int = 0
+    close: bool = True
 
     def run(
         self,
@@ -265,7 +272,8 @@ class View:
             receive(layer, features)
 
         x = backbone.normalise(images)
-        with running(self.variant, backbone.model, x, seed=seed, first=first):
+        named = {"seed": seed, "first": first, "close": self.close}
+        with running(self.variant, backbone.model, x, **named):
             return self.taps.run(backbone.model, x, take)
 
 
@@ -304,6 +312,10 @@ def view(
         with running(variant, backbone.model, x):
             seen = taps.again(backbone.model, x, backbone.name)
     except ProbeError as error:
+        if variant.rule == "circular":
+            with running(variant, backbone.model, x, close=False):
+                seen = taps.again(backbone.model, x, backbone.name)
+            return View(variant, seen, seen.layers, close=False)
         if variant.rule != "valid":
             raise
         raise ProbeError(
@@ -364,6 +376,11 @@ def find_margin(backbone: Backbone, taps: Taps, stride: int) -> tuple[int, bool]
         rounded up, where none up to the last of :data:`MARGINS` is.
     found : bool
         Whether it is out of reach.
+
+    Raises
+    ------
+    ProbeError
+        If the network takes images of one size only.
     """
     exact = exact_copy(backbone)
     for limit in MARGINS:
@@ -374,7 +391,12 @@ def find_margin(backbone: Backbone, taps: Taps, stride: int) -> tuple[int, bool]
             rows = _reach(exact, taps, (long, short), ("top", "bottom"))
             columns = _reach(exact, taps, (short, long), ("left", "right"))
         except ProbeError:
-            rows = columns = _reach(exact, taps, (long, long), SIDES)
+            try:
+                rows = columns = _reach(exact, taps, (long, long), SIDES)
+            except ProbeError as error:
+                raise ProbeError(
+                    f"{backbone.name} can't see a canvas, which is larger than its images: {error}"
+                ) from error
         if rows is not None and columns is not None:
             return max(1, -(-max(rows, columns) // stride)) * stride, True
     return -(-WHOLE_IMAGE_MARGIN // stride) * stride, False
