@@ -33,7 +33,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .backbones import Backbone, input_size, known_model, load_backbone
 from .errors import ProbeError, ProbeWarning
-from .inventory import EMBEDDING, PADDING, double_precision, take_inventory
+from .inventory import EMBEDDING, PADDING, RESAMPLING, double_precision, take_inventory
 from .layers import Layer, Taps, describe, evaluating, first_tensor, hooked, tap, total_stride
 from .stimuli import Leaves, stretch
 from .variants import Variant, View, contact, exact_copy, find_margin, parse_variant, view
@@ -154,6 +154,8 @@ def certify(
     >>> probe.certify(model, "circular+no_pos_embed").sources
     """
     parsed = parse_variant(variant)
+    if margin is not None and not parsed.canvas:
+        raise ProbeError("margin: it is for the variant canvas, which was not asked for")
     named = {"weights": weights, "layers": layers, "seed": seed, "device": device}
     subject = prepare(model, image_size=image_size, **named)
     if parsed.rule == "valid" and image_size is None and isinstance(model, str):
@@ -195,6 +197,11 @@ class Subject:
                 x = self.backbone.normalise(self.images)
                 self._inventory = take_inventory(self.backbone.model, x, self.taps.entry)
         return self._inventory
+
+    @property
+    def resampled_alone(self) -> bool:
+        """Whether uneven pooling or resizing is the one source of position besides padding."""
+        return set(self.inventory["kind"]) - {PADDING} == {RESAMPLING}
 
     def _quiet(self) -> _Quiet:
         return _Quiet(self.backbone.model)
@@ -498,29 +505,30 @@ def prepare(
         return _subject(backbone, layers, size, seed)
 
     known_model(model)
-    backbone = load_backbone(model, weights, seed=seed, device=device, image_size=wanted)
+    named = {"seed": seed, "device": device}
+    backbone = load_backbone(model, weights, image_size=wanted, **named)
     stride = total_stride(backbone.model)
     own = input_size(backbone.config, stride)
-    sizes = [wanted] if wanted else list(dict.fromkeys([_smallest(stride), own]))
+    sizes = [wanted] if wanted else list(dict.fromkeys([min(_smallest(stride), own), own]))
+    subject: Subject | None = None
     failure: ProbeError | None = None
     for size in sizes:
         try:
-            if backbone.config.get("fixed_input_size") and not wanted:
-                fixed = tuple(backbone.config["input_size"][-2:])
-                if size != fixed:
-                    options = {"seed": seed, "device": device, "image_size": size}
-                    backbone = load_backbone(model, weights, **options)
+            backbone = load_backbone(model, weights, image_size=size, **named)
             if weights == "random":
                 expose_borders(backbone.model, seed)
                 images = Leaves(size, seed).batch("certificate", 1, 5)
                 calibrate_norms(backbone.model, backbone.normalise(images))
-            return _subject(backbone, layers, size, seed)
+            subject = _subject(backbone, layers, size, seed)
         except ProbeError as error:
             failure = failure or error
-            if size == own and backbone.config.get("fixed_input_size"):
-                break
-            backbone = load_backbone(model, weights, seed=seed, device=device)
-    raise failure
+            continue
+        # Pooling to a fixed number of places may divide the network's own image size.
+        if not subject.resampled_alone:
+            break
+    if subject is None:
+        raise failure
+    return subject
 
 
 def _smallest(stride: int) -> tuple[int, int]:

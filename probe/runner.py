@@ -181,6 +181,9 @@ def run(
     variants, targets = check_options(
         variants, targets, readout, train_images, test_images, batch_size, seed
     )
+    parsed = [parse_variant(v) for v in variants]
+    if margin is not None and not any(v.canvas for v in parsed):
+        raise ProbeError("margin: it is for the variant canvas, which was not asked for")
     size = _size(image_size)
     if isinstance(stimuli, np.ndarray):
         stimuli = torch.from_numpy(stimuli)
@@ -208,7 +211,6 @@ def run(
         with _memory_explained(CERTIFICATE_IMAGES):
             leaves = Leaves(size, seed).batch("certificate", 0, CERTIFICATE_IMAGES)
             taps = tap(first.model, layers, first.normalise(leaves), first.name)
-        parsed = [parse_variant(v) for v in variants]
         if not any(v.canvas for v in parsed):
             margin = 0
         elif margin is None:

@@ -287,11 +287,12 @@ def _certified(certificate: Certificate) -> dict[str, Any]:
 
 def _parameters(name: str) -> int:
     """Number of parameters, found without allocating them where timm can."""
-    try:
-        with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                model = timm.create_model(name, pretrained=False)
+        except Exception:  # initialisation that reads its own numbers can't run without memory
             model = timm.create_model(name, pretrained=False)
-    except Exception:  # initialisation that reads its own numbers can't run without memory
-        model = timm.create_model(name, pretrained=False)
     return sum(p.numel() for p in model.parameters())
 
 

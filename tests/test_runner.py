@@ -300,6 +300,7 @@ def test_an_image_size_that_does_not_close_the_torus_is_cautioned(tiny, tiny_opt
         ({"variants": "circlar"}, "circular"),
         ({"variants": "circular+reflect"}, "one border rule"),
         ({"variants": "canvas", "margin": 0}, "margin"),
+        ({"margin": 32}, "variant canvas"),
         ({"targets": ["vertical", "diagonal"]}, "diagonal"),
         ({"readout": "forest"}, "ridge"),
         ({"train_images": 0}, "train_images.*at least 2.*0"),
