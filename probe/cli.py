@@ -228,7 +228,7 @@ def sources_command(
     lines += [tuple(str(cell) for cell in row) for row in table.itertuples(index=False)]
     for line in _aligned([(*line[:3], line[3][:48], *line[4:]) for line in lines]):
         typer.echo(line)
-    counted = ", ".join(f"{n} {kind}" for kind, n in table["kind"].value_counts().items())
+    counted = ", ".join(f"{kind} ({n})" for kind, n in table["kind"].value_counts().items())
     typer.echo(f"\n{model}: {counted}")
 
 

@@ -280,11 +280,11 @@ def test_sources_are_listed(command):
     ]
     assert lines[1].startswith("padding  conv1.0  ")
     assert "(3, 3)  (2, 2)  (1, 1, 1, 1)  1" in lines[1]
-    assert lines[-1] == f"test_resnet: {len(lines) - 3} padding"
+    assert lines[-1] == f"test_resnet: padding ({len(lines) - 3})"
 
     done = command("sources", "test_vit")
     assert "pos_embed" in done.stdout
-    assert done.stdout.splitlines()[-1] == "test_vit: 1 position embedding"
+    assert done.stdout.splitlines()[-1] == "test_vit: position embedding (1)"
 
 
 def test_a_survey_says_its_findings_and_where_they_are(command, tmp_path, monkeypatch):
