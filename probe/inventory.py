@@ -243,7 +243,7 @@ class Follower(TorchFunctionMode):
         plain = name.rstrip("_")
         if not isinstance(out, Tensor):
             return _Trait(layout=old.layout if plain in ("chunk", "split") else "")
-        if plain in _MAPS:
+        if plain in _MAPS and out.ndim == 4:
             return _Trait(layout="NCHW")
         if plain in ("matmul", "bmm", "einsum", "__matmul__", "baddbmm"):
             return _Trait(product=len(moving) > 1)
@@ -260,7 +260,7 @@ class Follower(TorchFunctionMode):
             elif out.shape == x.shape:
                 layout = old.layout
             return _Trait(product, layout, _splits(x, out))
-        if plain in _TURNING and out.ndim == x.ndim:
+        if plain in _TURNING and out.ndim == x.ndim == len(old.layout):
             return _Trait(product, _turned(x, out, old.layout), old.split)
         kept = out.ndim == x.ndim
         return _Trait(product, old.layout if kept else "", old.split and kept)
