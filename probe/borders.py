@@ -377,7 +377,7 @@ class padding(TorchFunctionMode):
         Partial convolution as padding: zeros, and the output weighted by the share of the kernel
         that lies on the map,
         :math:`y = \frac{|K|}{|K ∩ \mathrm{map}|}\,(W ∗ x) + b`, and :math:`b` where nothing does.
-        Pooling leaves the border out; ``unfold`` sees zeros.
+        Pooling leaves the border out; ``unfold`` and ``conv3d`` see zeros.
     ``valid``
         No padding: maps shrink. Where branches of different sizes are added, multiplied or
         concatenated, the larger one is cropped about its centre.
@@ -928,7 +928,7 @@ def _pool_stride(kernel: Any, stride: Any) -> Any:
 def _pool_widths(
     input: Tensor, kernel: Any, stride: Any, pad: Any, dilation: Any, ceil: bool
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """Cells that a pooling reads beyond the edge, and mode many of those after are past its pad."""
+    """Cells that a pooling reads beyond the edge, and how many of those after are past its pad."""
     widths, extras = [], []
     for dim, k, s, p, d in zip(
         (-2, -1), _pair(kernel), _pair(stride), _pair(pad), _pair(dilation), strict=True

@@ -20,8 +20,8 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -193,7 +193,7 @@ class Subject:
     def inventory(self) -> pd.DataFrame:
         """See :func:`sources`."""
         if self._inventory is None:
-            with self._quiet():
+            with _quietly(self.backbone.model):
                 x = self.backbone.normalise(self.images)
                 self._inventory = take_inventory(self.backbone.model, x, self.taps.entry)
         return self._inventory
@@ -202,9 +202,6 @@ class Subject:
     def resampled_alone(self) -> bool:
         """Whether uneven pooling or resizing is the one source of position besides padding."""
         return set(self.inventory["kind"]) - {PADDING} == {RESAMPLING}
-
-    def _quiet(self) -> _Quiet:
-        return _Quiet(self.backbone.model)
 
     def certify(self, variant: Variant, margin: int | None = None) -> Certificate:
         """Measure one variant; ``margin`` is that of a canvas."""
@@ -222,7 +219,7 @@ class Subject:
             precision=precision,
         )
         stride = total_stride(self.backbone.model)
-        with self._quiet():
+        with _quietly(self.backbone.model):
             if variant.canvas and margin is None:
                 margin, _ = find_margin(self.backbone, self.taps, stride)
             try:
@@ -410,23 +407,16 @@ def _kinds(sources: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(source.partition(":")[0] for source in sources))
 
 
-class _Quiet:
-    """Eval mode, no gradients, no cautions, all of float64, for a block."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-
-    def __enter__(self) -> None:
-        self._contexts = [evaluating(self._model), warnings.catch_warnings()]
-        if any(p.dtype == torch.float64 for p in self._model.parameters()):
-            self._contexts.append(double_precision())
-        for context in self._contexts:
-            context.__enter__()
+@contextmanager
+def _quietly(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, no cautions; a network in float64 stays in it."""
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", ProbeWarning)
-
-    def __exit__(self, *error: Any) -> None:
-        for context in reversed(self._contexts):
-            context.__exit__(*error)
+        if any(p.dtype == torch.float64 for p in model.parameters()):
+            stack.enter_context(double_precision())
+        yield
 
 
 def _residual(features: Tensor, shift: tuple[int, int], layer: Layer, original: Layer) -> float:
@@ -543,7 +533,7 @@ def _subject(
     images = Leaves(size, seed).batch("certificate", 0, 1)
     failure: ProbeError | None = None
     for candidate in (exact_copy(backbone), backbone):
-        with _Quiet(candidate.model):
+        with _quietly(candidate.model):
             x = candidate.normalise(images)
             try:
                 if isinstance(layers, Taps):
