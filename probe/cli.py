@@ -18,9 +18,10 @@ from .backbones import available, expand_models
 from .certificates import certify, sources
 from .errors import ProbeError, ProbeWarning
 from .layers import PRESETS
+from .readouts import READOUTS
 from .report.html import write_index
 from .results import Result, check_folder, short_name
-from .runner import READOUTS, check_options, run
+from .runner import DEFAULT_WEIGHTS, check_options, make_head, run
 from .stimuli import STIMULI
 from .surveys import findings, survey
 from .targets import TARGETS
@@ -74,8 +75,11 @@ def run_command(
     ] = None,
     weights: Annotated[
         list[str],
-        typer.Option(help="pretrained, random, or the path of a .safetensors or .pth file."),
-    ] = ["pretrained", "random"],  # noqa: B006 - typer reads it, nobody writes it
+        typer.Option(
+            help="pretrained, random (further draws: random:1, random:2, …), or the path of a "
+            ".safetensors or .pth file."
+        ),
+    ] = list(DEFAULT_WEIGHTS),  # noqa: B006 - typer reads it, nobody writes it
     variants: Annotated[
         list[str],
         typer.Option(
@@ -116,6 +120,20 @@ def run_command(
         ),
     ] = None,
     readout: Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")] = "ridge",
+    kernel: Annotated[
+        int | None,
+        typer.Option(
+            help="Of ridge: 1, or 3 to read neighbourhoods of 3 x 3 places.", show_default=False
+        ),
+    ] = None,
+    concat: Annotated[
+        bool | None,
+        typer.Option(
+            help="Read all layers together, resized to a common grid; by default posenet alone "
+            "does.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of random weights, images and bootstrap.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
@@ -132,8 +150,11 @@ def run_command(
         "seed": seed,
     }
     check_options(**options)
+    make_head(readout, kernel, concat)
     names = expand_models(_items(models) if models else [DEFAULT_MODEL])
     options |= {
+        "kernel": kernel,
+        "concat": concat,
         "weights": _items(weights),
         "layers": _items(layers),
         "stimuli": stimuli,

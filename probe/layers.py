@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
@@ -81,6 +81,20 @@ class Layer:
         """Weight of each column of pixels in each column of places, shape (places, pixels)."""
         return _averaging(self.width, self.image_size[1], self.inset[1])
 
+    def windows(self, kernel: int = 1) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights of pixel rows and columns in the places that have a whole kernel around them."""
+        edge = kernel // 2
+        rows, columns = self.rows, self.columns
+        return rows[edge : len(rows) - edge], columns[edge : len(columns) - edge]
+
+    def border_distance(self, kernel: int = 1) -> NDArray[np.float64]:
+        """Pixels of the input from each place's centre to the nearest border, shape (h', w')."""
+        sides = []
+        for weights, pixels in zip(self.windows(kernel), self.image_size, strict=True):
+            centre = weights @ (np.arange(pixels) + 0.5)
+            sides.append(np.minimum(centre, pixels - centre))
+        return np.minimum(sides[0][:, None], sides[1][None, :])
+
     def canonical(self, output: Any, batch: int | None = None) -> Tensor:
         """See the module's output as ``(B, C, H, W)``, whatever its layout; a view."""
         x = first_tensor(output, batch)
@@ -108,6 +122,54 @@ class Layer:
             torch.from_numpy(_window_weights(n)).to(x) for n in (self.height, self.width)
         )
         return rows @ x @ columns.T
+
+
+@dataclass(frozen=True)
+class GridLayer(Layer):
+    """A layer, or several, resized to a common grid as in the published protocol.
+
+    Bilinear with corners aligned: the first place lies on the first row of pixels and the last on
+    the last, however far the layer's own cells are from the edge. What a readout predicts, which
+    may be a place less on each side, is taken to cover the whole image again.
+
+    References
+    ----------
+    Islam, Jia, Bruce (2020), arXiv 2001.08248, section 3.2.
+    """
+
+    @classmethod
+    def like(cls, layer: Layer) -> GridLayer:
+        """Return the same layer, to be resized."""
+        return cls(**{field.name: getattr(layer, field.name) for field in fields(Layer)})
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Height and width of the grid."""
+        return grid_size(self.image_size)
+
+    def windows(self, kernel: int = 1) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights of pixel rows and columns in the places that a readout predicts."""
+        rows, columns = (
+            _sampling(places - kernel + 1, pixels)
+            for places, pixels in zip(self.places, self.image_size, strict=True)
+        )
+        return rows, columns
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """Resize a map ``(B, C, H, W)`` to the grid."""
+        return F.interpolate(x, self.places, mode="bilinear", align_corners=True)
+
+
+def grid_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """Places of the common grid: 28 along the longer side, as many per pixel along the other."""
+    height, width = (max(3, round(MAX_PLACES * n / max(image_size))) for n in image_size)
+    return height, width
+
+
+def _sampling(places: int, pixels: int) -> NDArray[np.float64]:
+    """Weights of linear interpolation at evenly spread pixels, first and last among them."""
+    at = np.linspace(0, pixels - 1, places) if places > 1 else np.array([(pixels - 1) / 2])
+    return np.clip(1 - np.abs(at[:, None] - np.arange(pixels)[None, :]), 0, None)
 
 
 def _windows(size: int) -> tuple[NDArray[np.int64], int]:

@@ -11,8 +11,8 @@ import os
 import shlex
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from .backbones import is_random
 from .certificates import Certificate
 from .errors import ProbeError
-from .layers import Layer
+from .layers import GridLayer, Layer
+from .patterns import Pattern
 from .targets import layer_targets
 from .variants import parse_variant
 
@@ -32,9 +34,20 @@ if TYPE_CHECKING:
 COLUMNS = [
     *("model", "weights", "variant", "stimuli", "readout"),
     *("layer", "depth", "channels", "height", "width", "target"),
-    *("metric", "value", "low", "high"),
+    *("metric", "value", "low", "high", "chance"),
+    *("difference", "difference_low", "difference_high"),
+    *("padding_share", "padding_share_low", "padding_share_high"),
 ]
 """Columns of a result's table."""
+
+PROFILE_COLUMNS = [
+    *("model", "weights", "variant", "stimuli", "readout", "layer", "depth", "target"),
+    *("distance", "places", "error", "low", "high", "chance"),
+]
+"""Columns of a result's profile."""
+
+CHANNELS_KEPT = 16
+"""Channels of each layer whose mean maps are saved: those most tuned to position."""
 
 KNOWS = 0.5
 """SPC from which the verdict says that a layer knows a target."""
@@ -47,6 +60,9 @@ Condition = tuple[str, str]
 MapKey = tuple[str, str, str, str]
 """Weights, variant, layer and target."""
 
+PatternKey = tuple[str, str, str]
+"""Weights, variant and layer."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -56,8 +72,14 @@ class Result:
     ----------
     table : DataFrame
         Tidy: one row per score, with columns :data:`COLUMNS`. ``metric`` is ``spc``, ``mae`` or
-        ``r2``; ``value`` is its mean over test images, ``low`` and ``high`` bound its 95 %
-        bootstrap interval; ``depth`` counts the probed layers in order of execution.
+        ``r2``; ``control``, the SPC of the same readout on the control task, and ``selectivity``,
+        SPC less control; for the target ``position``, ``error_px``, the median distance in pixels
+        of the input between predicted and true place; for ``cells``, ``top1``. ``value`` is the
+        mean over test images, ``low`` and ``high`` bound its 95 % bootstrap interval, ``chance`` is
+        what knows nothing of position. ``difference`` is the value of the network as trained less
+        this one, paired over images; ``padding_share`` what part that is of what the network as
+        trained has beyond chance, see :func:`probe.tables.score_rows`. ``depth`` counts the probed
+        layers in order of execution; the layer ``input``, of depth 0, is the pixels themselves.
     maps : dict
         Mean predicted map over test images, float32 of shape (h, w) with at most 28 places each
         way, by (weights, variant, layer, target).
@@ -65,12 +87,23 @@ class Result:
         :class:`~probe.certificates.Certificate` by (weights, variant).
     provenance : dict
         Options, versions, origin and SHA-256 of the weights, regularisation, cautions, times.
+    profile : DataFrame
+        Tidy, with columns :data:`PROFILE_COLUMNS`: the mean absolute error of a readout over the
+        places at a ``distance`` in pixels from the nearest border.
+    pattern : dict
+        :class:`~probe.patterns.Pattern` by (weights, variant, layer): mean maps of the channels,
+        how much of each channel's variance is position's, and the layer's signal-to-noise ratio.
+    attribution : DataFrame or None
+        What ``probe attribute`` found out about the same model, see :func:`probe.attribute`.
     """
 
     table: pd.DataFrame
     maps: dict[MapKey, NDArray[np.float32]]
     certificates: dict[Condition, Certificate]
     provenance: dict[str, Any]
+    profile: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PROFILE_COLUMNS))
+    pattern: dict[PatternKey, Pattern] = field(default_factory=dict)
+    attribution: pd.DataFrame | None = None
 
     # ------------------------------------------------------------ what it says
 
@@ -94,6 +127,38 @@ class Result:
         """Every (weights, variant) of the run, in the order asked for."""
         return list(self.certificates)
 
+    @property
+    def differences(self) -> pd.DataFrame:
+        """The network as trained less each variant: rows of the table that have a difference.
+
+        Columns ``original`` (value as trained), ``value`` (of the variant), ``difference`` with
+        ``low`` and ``high``, paired over the same test images, and ``padding_share`` with
+        ``padding_share_low`` and ``padding_share_high`` where it is defined.
+        """
+        rows = self.table[self.table["difference"].notna()].drop(columns=["low", "high", "chance"])
+        rows = rows.rename(columns={"difference_low": "low", "difference_high": "high"})
+        place = list(rows.columns).index("value")
+        rows.insert(place, "original", rows["value"] + rows["difference"])
+        return rows.reset_index(drop=True)
+
+    @property
+    def channels(self) -> pd.DataFrame:
+        """Every channel of every layer, with the share of its variance that position explains.
+
+        Columns ``weights``, ``variant``, ``layer``, ``channel``, ``eta2`` and ``snr`` (of the whole
+        layer); sort by ``eta2`` for the most position-tuned ones.
+        """
+        rows = [
+            pd.DataFrame({"channel": np.arange(len(p.eta2)), "eta2": p.eta2, "snr": p.snr}).assign(
+                weights=weights, variant=variant, layer=layer
+            )
+            for (weights, variant, layer), p in self.pattern.items()
+        ]
+        columns = ["weights", "variant", "layer", "channel", "eta2", "snr"]
+        if not rows:
+            return pd.DataFrame(columns=columns)
+        return pd.concat(rows, ignore_index=True)[columns]
+
     def true_map(self, layer: str, target: str, variant: str | None = None) -> NDArray[np.float64]:
         """Return the target that a layer's readout was fitted to, shape (h, w), in [0, 1].
 
@@ -115,12 +180,15 @@ class Result:
             raise ProbeError(
                 f"layer {layer!r} was not probed: expected one of {', '.join(self.layers)}"
             )
-        row = rows.iloc[0]
-        size = tuple(self.provenance["options"]["image_size"])
+        row, options = rows.iloc[0], self.provenance["options"]
+        size = tuple(options["image_size"])
         inset = self.provenance.get("insets", {}).get(variant, {}).get(layer, (0.0, 0.0))
         shape = (int(row["height"]), int(row["width"]))
-        seen = Layer(layer, 1, 1, *shape, "NCHW", 0, size, tuple(inset))
-        return layer_targets([target], size, seen.rows, seen.columns)[0]
+        gridded = options.get("concat") or options["readout"] == "posenet"
+        kind = GridLayer if gridded else Layer
+        seen = kind(layer, 1, 1, *shape, "NCHW", 0, size, tuple(inset))
+        kernel = 3 if options["readout"] == "posenet" else options.get("kernel") or 1
+        return layer_targets([target], size, *seen.windows(kernel))[0]
 
     def verdict(self) -> list[str]:
         """Say in sentences what the run found: the strongest first, cautions after."""
@@ -138,7 +206,7 @@ class Result:
         Parameters
         ----------
         metric : str
-            ``spc``, ``mae`` or ``r2``.
+            ``spc``, ``mae``, ``r2``, ``control``, ``selectivity`` or ``error_px``.
 
         Returns
         -------
@@ -147,6 +215,40 @@ class Result:
         from .report.figures import plot_layers
 
         return plot_layers(self, metric)
+
+    def plot_profile(self, target: str | None = None) -> Figure:
+        """Plot the readout error by distance to the nearest border, a panel for each layer.
+
+        Parameters
+        ----------
+        target : str, optional
+            Which target; the first by default.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from .report.figures import plot_profile
+
+        return plot_profile(self, target)
+
+    def plot_pattern(self, layer: str | None = None, channels: int = 8) -> Figure:
+        """Plot the mean maps of a layer's most position-tuned channels under each variant.
+
+        Parameters
+        ----------
+        layer : str, optional
+            Which layer; by default the one with the highest SPC of the first weights and variant.
+        channels : int
+            How many.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from .report.figures import plot_pattern
+
+        return plot_pattern(self, layer, channels)
 
     def plot_maps(self, layer: str | None = None) -> Figure:
         """Plot the mean predicted maps beside the true ones.
@@ -196,7 +298,10 @@ class Result:
     # ------------------------------------------------------------ files
 
     def save(self, folder: str | Path, *, report: bool = False) -> Path:
-        """Write ``scores.csv``, ``scores.parquet``, ``maps.npz`` and ``run.json``.
+        """Write the result's files.
+
+        ``scores`` and ``profile`` as ``.csv`` and ``.parquet``, ``channels.parquet``, ``maps.npz``,
+        ``pattern.npz`` (mean maps of the 16 most position-tuned channels) and ``run.json``.
 
         Each file is complete or not there; ``run.json``, without which nothing counts as a
         result, comes last.
@@ -227,9 +332,16 @@ class Result:
         return Path(folder)
 
     def _files(self) -> dict[str, bytes]:
-        arrays, parquet = io.BytesIO(), io.BytesIO()
-        np.savez_compressed(arrays, **{"/".join(key): value for key, value in self.maps.items()})
-        self.table.to_parquet(parquet, index=False)
+        arrays = {"/".join(key): value for key, value in self.maps.items()}
+        kept: dict[str, NDArray[Any]] = {}
+        for key, pattern in self.pattern.items():
+            name, small = "/".join(key), pattern.keep(CHANNELS_KEPT)
+            for part in ("mean", "channels", "difference"):
+                if getattr(small, part) is not None:
+                    kept[f"{name}/{part}"] = getattr(small, part)
+            kept[f"{name}/snr"] = np.array(
+                [p if p is not None else np.nan for p in (small.snr, small.difference_snr)]
+            )
         record = {
             **self.provenance,
             "certificates": [
@@ -239,9 +351,13 @@ class Result:
         }
         return {
             "scores.csv": self.table.to_csv(index=False).encode(),
-            "scores.parquet": parquet.getvalue(),
-            "maps.npz": arrays.getvalue(),
-            "run.json": json.dumps(_plain(record), indent=1, ensure_ascii=False).encode() + b"\n",
+            "scores.parquet": _parquet(self.table),
+            "profile.csv": self.profile.to_csv(index=False).encode(),
+            "profile.parquet": _parquet(self.profile),
+            "channels.parquet": _parquet(self.channels),
+            "maps.npz": _npz(arrays),
+            "pattern.npz": _npz(kept),
+            "run.json": json.dumps(plain(record), indent=1, ensure_ascii=False).encode() + b"\n",
         }
 
 
@@ -265,9 +381,17 @@ def load(folder: str | Path) -> Result:
     folder = Path(folder)
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        table = pd.read_parquet(folder / "scores.parquet")
+        # Results of version 0.2 have fewer columns and neither profile nor pattern.
+        table = pd.read_parquet(folder / "scores.parquet").reindex(columns=COLUMNS)
+        profile = pd.DataFrame(columns=PROFILE_COLUMNS)
+        if (folder / "profile.parquet").exists():
+            profile = pd.read_parquet(folder / "profile.parquet")
         with np.load(folder / "maps.npz", allow_pickle=False) as arrays:
             maps = {tuple(key.rsplit("/", 3)): arrays[key] for key in arrays.files}
+        pattern = _load_pattern(folder)
+        attribution = None
+        if (folder / "attribution.csv").exists():
+            attribution = pd.read_csv(folder / "attribution.csv", keep_default_na=False)
         certificates = {}
         for entry in record.pop("certificates"):
             condition = (entry.pop("weights"), entry.pop("variant"))
@@ -289,7 +413,45 @@ def load(folder: str | Path) -> Result:
         raise ProbeError(f"the result in {folder} can't be read: maps.npz is damaged") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
         raise ProbeError(f"the result in {folder} can't be read: {error}") from error
-    return Result(table, maps, certificates, record)
+    return Result(table, maps, certificates, record, profile, pattern, attribution)
+
+
+def _load_pattern(folder: Path) -> dict[PatternKey, Pattern]:
+    if not (folder / "pattern.npz").exists():
+        return {}
+    channels = pd.read_parquet(folder / "channels.parquet")
+    eta2 = dict(iter(channels.groupby(["weights", "variant", "layer"], sort=False)["eta2"]))
+    found: dict[PatternKey, Pattern] = {}
+    with np.load(folder / "pattern.npz", allow_pickle=False) as arrays:
+        for name in arrays.files:
+            stem, part = name.rsplit("/", 1)
+            if part != "snr":
+                continue
+            key = tuple(stem.rsplit("/", 2))
+            snr, difference_snr = (float(v) for v in arrays[name])
+            apart = f"{stem}/difference"
+            paired = apart in arrays.files
+            found[key] = Pattern(
+                mean=arrays[f"{stem}/mean"],
+                channels=arrays[f"{stem}/channels"],
+                eta2=eta2[key].to_numpy(),
+                snr=snr,
+                difference=arrays[apart] if paired else None,
+                difference_snr=difference_snr if paired else None,
+            )
+    return found
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    file = io.BytesIO()
+    table.to_parquet(file, index=False)
+    return file.getvalue()
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -370,13 +532,18 @@ def _signed(value: float) -> str:
     return text.replace("-", "−")
 
 
+_SPC_COLUMNS = [
+    *("value", "low", "high", "difference", "difference_low", "difference_high", "padding_share"),
+]
+
+
 def _spc(result: Result) -> pd.DataFrame:
     rows = result.table[result.table["metric"] == "spc"]
     columns = ["weights", "variant", "layer", "target"]
-    return rows.set_index(columns)[["value", "low", "high"]].sort_index()
+    return rows.set_index(columns)[_SPC_COLUMNS].sort_index()
 
 
-_KNOWLEDGE = {
+KNOWLEDGE = {
     "horizontal": "its horizontal position",
     "vertical": "its vertical position",
     "gaussian": "its distance from the centre",
@@ -385,52 +552,28 @@ _KNOWLEDGE = {
 }
 
 
+def families(weights: Iterable[str]) -> dict[str, list[str]]:
+    """Group weights: all random draws together, every other on its own."""
+    found: dict[str, list[str]] = {}
+    for w in dict.fromkeys(weights):
+        found.setdefault("random" if is_random(w) else w, []).append(w)
+    return found
+
+
 def _verdict(result: Result) -> list[str]:
     spc = _spc(result)
-    conditions = result.conditions
-    weights = list(dict.fromkeys(w for w, _ in conditions))
-    variants = list(dict.fromkeys(v for _, v in conditions))
+    layers = [layer for layer in result.layers if layer != "input"]
+    variants = list(dict.fromkeys(v for _, v in result.conditions))
+    groups = families(w for w, _ in result.conditions)
     reference = "original" if "original" in variants else variants[0]
     first = ("circular", "canvas", "valid", *variants)
     removal = next((v for v in first if v in variants and v != reference), None)
     sentences = []
-
-    for w in weights:
-        mine = spc.loc[(w, reference)]
-        layer, target = mine["value"].idxmax()
-        best = mine.loc[(layer, target)]
-        # Of many intervals about 0 some exclude it by chance; a certificate does not.
-        certified = result.certificates[(w, reference)].passed
-        who = f"{layer} ({short_name(w)} weights)" if len(weights) > 1 else layer
-        score = interval(*best)
-        shown = math.isnan(best["low"]) or best["low"] > 0
-        if certified:
-            text = (
-                f"No layer knows its position under {short_name(w)} weights, {reference}: the "
-                f"network is translation equivariant, highest SPC {score}"
-            )
-        elif shown and best["value"] >= KNOWS:
-            text = f"{who} knows {_KNOWLEDGE[target]}: SPC {score}"
-        elif shown:
-            text = f"{who} hints at {_KNOWLEDGE[target]}: SPC {score}, the highest of all layers"
-        else:
-            text = f"No layer shows its position under {short_name(w)} weights: highest SPC {score}"
-        if removal is not None:
-            bare = spc.loc[(w, removal, layer, target)]
-            text += f"; {_how(removal)} {interval(*bare)}"
-        sentences.append(text + ".")
-
-    for w in weights if removal is not None else ():
-        gone = spc.loc[(w, removal)]
-        holds = int(((gone["low"] <= 0) & (gone["high"] >= 0)).sum())
-        extreme = float(gone["value"].abs().max())
-        who = f"{short_name(w)} weights" if len(weights) > 1 else "the network"
-        counted = f"; {holds} of {len(gone)} intervals contain 0"
-        sentences.append(
-            f"{_how(removal).capitalize()} {who} leave{'s' * (len(weights) == 1)} "
-            f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target"
-            f"{'' if gone['low'].isna().any() else counted}."
-        )
+    for group, members in groups.items():
+        sentences += _knowledge(result, spc, group, members, layers, reference, removal, groups)
+    sentences += _pixels(result, spc, reference)
+    for members in groups.values() if removal is not None else ():
+        sentences.append(_removal(spc, members, layers, removal, groups))
 
     for (w, v), certificate in result.certificates.items():
         if v == reference == "original":
@@ -460,8 +603,120 @@ def _verdict(result: Result) -> list[str]:
                 f"(contact {certificate.contact:.1e} at a margin of {certificate.margin} pixels): "
                 "some operation spans the whole image, or the margin is too small."
             )
-    sentences += _random_beats_trained(result, spc, weights, reference)
+    sentences += _random_beats_trained(spc, groups, layers, result.targets, reference)
     return sentences
+
+
+def _knowledge(
+    result: Result,
+    spc: pd.DataFrame,
+    group: str,
+    members: Sequence[str],
+    layers: Sequence[str],
+    reference: str,
+    removal: str | None,
+    groups: Mapping[str, Sequence[str]],
+) -> Iterator[str]:
+    """What the layers know, best first, and how much of it goes with padding."""
+    mine = spc.loc[(list(members), [reference], list(layers)), :]
+    w, _, layer, target = mine["value"].idxmax()
+    best = mine.loc[(w, reference, layer, target)]
+    # Of many intervals about 0 some exclude it by chance; a certificate does not.
+    certified = result.certificates[(w, reference)].passed
+    named = f"{short_name(w)} weights"
+    if len(members) > 1:
+        named = f"{short_name(group)} weights, the best of {len(members)} seeds"
+    who = f"{layer} ({named})" if len(groups) > 1 else layer
+    score = interval(*best[["value", "low", "high"]])
+    shown = math.isnan(best["low"]) or best["low"] > 0
+    if certified:
+        text = (
+            f"No layer knows its position under {short_name(group)} weights, {reference}: the "
+            f"network is translation equivariant, highest SPC {score}"
+        )
+    elif shown and best["value"] >= KNOWS:
+        text = f"{who} knows {KNOWLEDGE[target]}: SPC {score}"
+    elif shown:
+        text = f"{who} hints at {KNOWLEDGE[target]}: SPC {score}, the highest of all layers"
+    else:
+        text = f"No layer shows its position under {named}: highest SPC {score}"
+    if removal is not None:
+        bare = spc.loc[(w, removal, layer, target)]
+        text += f"; {_how(removal)} {interval(*bare[['value', 'low', 'high']])}"
+        if shown and not certified and not math.isnan(bare["difference"]):
+            names = ["difference", "difference_low", "difference_high"]
+            text += f", a difference of {interval(*bare[names])}"
+        if not math.isnan(bare["padding_share"]):
+            text += f": {_percent(bare['padding_share'])} of it came from padding"
+    yield text + "."
+
+    rows = result.table[
+        (result.table["metric"] == "error_px")
+        & (result.table["weights"] == w)
+        & (result.table["layer"] != "input")
+    ]
+    there = rows[rows["variant"] == reference]
+    if there.empty or certified:
+        return
+    nearest = there.loc[there["value"].idxmin()]
+    if not nearest["high"] < nearest["chance"] and not math.isnan(nearest["high"]):
+        return
+    side = max(result.provenance["options"]["image_size"])
+    text = (
+        f"{nearest['layer']}{f' ({named})' * (len(groups) > 1)} knows where it is to within "
+        f"{nearest['value']:.0f} px of {side}"
+    )
+    if not math.isnan(nearest["low"]):
+        text += f" [{nearest['low']:.0f}, {nearest['high']:.0f}]"
+    if removal is not None:
+        bare = rows[(rows["variant"] == removal) & (rows["layer"] == nearest["layer"])].iloc[0]
+        text += f"; {_how(removal)} {bare['value']:.0f} px"
+    yield f"{text}; chance is {nearest['chance']:.0f} px."
+
+
+def _pixels(result: Result, spc: pd.DataFrame, reference: str) -> Iterator[str]:
+    """What can be read from the input itself."""
+    w = result.conditions[0][0]
+    if "input" not in result.layers:
+        return
+    mine = spc.loc[(w, reference, "input")]
+    target = mine["value"].idxmax()
+    best = mine.loc[target]
+    score = interval(*best[["value", "low", "high"]])
+    if best["low"] > 0 and best["value"] > 0.1:
+        yield (
+            f"Caution: {KNOWLEDGE[target].replace('its ', '')} can be read from the pixels "
+            f"themselves, SPC {score}: the stimuli carry position of their own."
+        )
+    else:
+        yield f"From the pixels themselves no position can be read: highest SPC {score}."
+
+
+def _removal(
+    spc: pd.DataFrame,
+    members: Sequence[str],
+    layers: Sequence[str],
+    removal: str,
+    groups: Mapping[str, Sequence[str]],
+) -> str:
+    gone = spc.loc[(list(members), removal, list(layers)), :]
+    holds = int(((gone["low"] <= 0) & (gone["high"] >= 0)).sum())
+    extreme = float(gone["value"].abs().max())
+    who = "the network leaves"
+    if len(groups) > 1:
+        who = f"{short_name(members[0])} weights leave"
+        if len(members) > 1:
+            who = f"random weights ({len(members)} seeds) leave"
+    counted = f"; {holds} of {len(gone)} intervals contain 0 (about 95 % should)"
+    return (
+        f"{_how(removal).capitalize()} {who} "
+        f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target"
+        f"{'' if gone['low'].isna().any() else counted}."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %").replace("-", "−")
 
 
 def _how(variant: str) -> str:
@@ -479,44 +734,44 @@ def _how(variant: str) -> str:
 
 
 def _random_beats_trained(
-    result: Result, spc: pd.DataFrame, weights: Iterable[str], reference: str
-) -> list[str]:
+    spc: pd.DataFrame,
+    groups: Mapping[str, Sequence[str]],
+    layers: Sequence[str],
+    targets: Sequence[str],
+    reference: str,
+) -> Iterator[str]:
     """A network that was never trained may encode more position; a reader must not miss it."""
-    trained = [w for w in weights if w != "random"]
-    if "random" not in weights or not trained:
-        return []
-    sentences = []
-    for w in trained:
-        more = [
-            (layer, target)
-            for layer in result.layers
-            for target in result.targets
-            if spc.loc[("random", reference, layer, target), "low"]
-            > spc.loc[(w, reference, layer, target), "high"]
-        ]
+    drawn = groups.get("random")
+    if not drawn:
+        return
+    cells = [(layer, target) for layer in layers for target in targets]
+    for w in (w for group, members in groups.items() if group != "random" for w in members):
+        more = {}
+        for cell in cells:
+            ours = spc.loc[(drawn, reference, *cell), :]
+            theirs = spc.loc[(w, reference, *cell)]
+            if ours["low"].min() > theirs["high"]:
+                more[cell] = ours["value"].mean() - theirs["value"]
         if not more:
             continue
-        gain = {
-            k: spc.loc[("random", reference, *k), "value"] - spc.loc[(w, reference, *k), "value"]
-            for k in more
-        }
-        layer, target = max(gain, key=gain.__getitem__)
-        ours = interval(*spc.loc[("random", reference, layer, target)])
-        theirs = interval(*spc.loc[(w, reference, layer, target)])
-        count = len(result.layers) * len(result.targets)
-        sentences.append(
+        layer, target = max(more, key=more.__getitem__)
+        ours = spc.loc[(drawn, reference, layer, target), :]
+        theirs = interval(*spc.loc[(w, reference, layer, target)][["value", "low", "high"]])
+        shown = " / ".join(_signed(v) for v in ours["value"])
+        seeds = f", with every one of {len(drawn)} seeds" * (len(drawn) > 1)
+        yield (
             f"Caution: random weights encode more position than {short_name(w)} ones in "
-            f"{len(more)} of {count} layers and targets, most at {layer}, {target}: "
-            f"SPC {ours} against {theirs}. There, position owes nothing to training."
+            f"{len(more)} of {len(cells)} layers and targets{seeds}, most at {layer}, {target}: "
+            f"SPC {shown} against {theirs}. There, position owes nothing to training."
         )
-    return sentences
 
 
 def _command(provenance: Mapping[str, Any]) -> str:
     options = dict(provenance["options"])
     own = {k: v for k in ("name", "mean", "std") if (v := options.pop(k)) is not None}
-    if options.get("margin") is None:
-        options.pop("margin", None)
+    for key in ("margin", "kernel"):
+        if options.get(key) is None:
+            options.pop(key, None)
     named = provenance["named_stimuli"]
     if provenance["module"] or own or not named:
         call = {
@@ -540,6 +795,8 @@ def _command(provenance: Mapping[str, Any]) -> str:
         flag = f"--{key.replace('_', '-')}"
         if key == "image_size":
             words += [flag, "x".join(map(str, dict.fromkeys(values)))]
+        elif isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
         else:
             words += [flag, ",".join(map(str, values))]
     return shlex.join(words)
@@ -548,12 +805,12 @@ def _command(provenance: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- JSON
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn a value into what JSON knows; NaN and infinities into strings."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     convert: Callable[[], Any] | None = getattr(value, "item", None)

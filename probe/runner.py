@@ -23,33 +23,99 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import scores
 from .backbones import Backbone, input_size, known_model, load_backbone, pick_device
-from .certificates import prepare
+from .certificates import Certificate, prepare
 from .errors import ProbeError, ProbeWarning, one_of
-from .layers import Layer, evaluating, tap, total_stride
-from .moments import Moments, pilot_origin
-from .readouts import Readout, fit_ridge
-from .results import COLUMNS, MapKey, Result
-from .stimuli import Leaves, Stimuli, antithetic_batch, open_stimuli, scene_size, stretch
+from .layers import GridLayer, Layer, evaluating, grid_size, tap, total_stride
+from .moments import pilot_origin
+from .patterns import Pattern, PlaceSums, find_pattern
+from .readouts import FOLDS, READOUTS, PoseNet, Readout, Ridge, Softmax, check_memory
+from .results import COLUMNS, PROFILE_COLUMNS, MapKey, PatternKey, Result
+from .stimuli import Leaves, Stimuli, antithetic_batch, open_stimuli, scene_size, scenes, stretch
+from .tables import Scored, Truth, control_order, joined, profile_rows, score_layer, score_rows
 from .targets import TARGETS, layer_targets
 from .variants import View, find_margin, parse_variant, view
 
-READOUTS: tuple[str, ...] = ("ridge",)
-"""Names of the readouts."""
+INPUT = "input"
+"""The control layer: the pixels themselves."""
 
-FOLDS = 4
-"""Folds of training images for cross-validation."""
+CONCAT = "concat"
+"""What several layers resized to a common grid are called together."""
 
 CERTIFICATE_IMAGES = 2
 
-_DEFAULT_WEIGHTS = ("pretrained", "random")
+DEFAULT_WEIGHTS = ("pretrained", "random", "random:1", "random:2")
+"""Pretrained ones, and three draws of random ones as a control."""
+
 _TEST = 2**32  # number of the first test image, for noise of its own
-_MOMENTS_BYTES = 2 * 2**30  # of float64 sums held at a time
+_ROOM = 2 * 2**30  # bytes that readouts hold at a time, but for a single condition
 
 
 @dataclass(frozen=True)
-class _Job:
+class Head:
+    """Which readout, on what.
+
+    Attributes
+    ----------
+    readout : str
+        One of :data:`~probe.readouts.READOUTS`.
+    kernel : int
+        1, or 3 for neighbourhoods of 3 × 3 places.
+    concat : bool
+        On all layers together, resized to a common grid.
+    seed : int
+        Of readouts that draw random numbers.
+    progress : bool
+        Whether slow ones show a bar.
+    """
+
+    readout: str = "ridge"
+    kernel: int = 1
+    concat: bool = False
+    seed: int = 0
+    progress: bool = False
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return (
+            f"{self.readout}(kernel=3)"
+            if self.readout == "ridge" and self.kernel == 3
+            else (self.readout)
+        )
+
+    @property
+    def gridded(self) -> bool:
+        """Whether layers are resized to the common grid."""
+        return self.concat or self.readout == "posenet"
+
+    def make(self) -> Readout:
+        """Return a readout that has seen nothing yet."""
+        if self.readout == "posenet":
+            return PoseNet(seed=self.seed, progress=self.progress)
+        return Softmax() if self.readout == "softmax" else Ridge(self.kernel)
+
+    def see(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+        """Return layers as the readout sees them: the input, then each layer or all together."""
+        size, last = layers[0].image_size, layers[-1].depth
+        shown = [Layer(INPUT, 0, 3, *size, "NCHW", 0, size)]
+        if self.concat:
+            channels = sum(layer.channels for layer in layers)
+            shown.append(Layer(CONCAT, last + 1, channels, *grid_size(size), "NCHW", 0, size))
+        else:
+            shown.extend(layers)
+        return tuple(GridLayer.like(layer) if self.gridded else layer for layer in shown)
+
+    def truth(self, targets: Sequence[str], layer: Layer, seed: int) -> Truth:
+        """Return what the readout should predict at a layer as it sees it."""
+        maps = layer_targets(targets, layer.image_size, *layer.windows(self.kernel))
+        order = control_order(maps[0].size, seed)
+        distance = layer.border_distance(self.kernel)
+        return Truth(tuple(targets), maps, order, layer.image_size, distance)
+
+
+@dataclass(frozen=True)
+class Job:
     """What all weights × variants of a run have in common."""
 
     source: Stimuli
@@ -60,26 +126,39 @@ class _Job:
     seed: int
     train_images: int
     test_images: int
+    head: Head
+
+    @property
+    def scenes(self) -> np.ndarray:
+        """Number of the scene that each test image shows."""
+        return scenes(self.source, self.test_images)
 
 
 @dataclass
-class _Condition:
+class Condition:
     """One weights × variant on its way through the run."""
 
     backbone: Backbone
     view: View
-    wanted: dict[str, np.ndarray]  # target maps (T, h, w) by layer
-    moments: dict[str, list[Moments]] = field(default_factory=dict)
+    layers: tuple[Layer, ...]  # as the readout sees them
+    truths: dict[str, Truth]
     readouts: dict[str, Readout] = field(default_factory=dict)
+    sums: dict[str, list[PlaceSums]] = field(default_factory=dict)
+    alphas: dict[str, list[float]] = field(default_factory=dict)
     predictions: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    accuracies: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    scored: dict[str, Scored] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, job: Job, backbone: Backbone, seen: View) -> Condition:
+        """Prepare one."""
+        layers = job.head.see(seen.layers)
+        truths = {layer.name: job.head.truth(job.targets, layer, job.seed) for layer in layers}
+        return cls(backbone, seen, layers, truths)
 
     @property
     def key(self) -> tuple[str, str]:
         return self.backbone.weights, self.view.variant.name
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        return self.view.layers
 
     @property
     def title(self) -> str:
@@ -88,7 +167,7 @@ class _Condition:
 
 def run(
     model: str | nn.Module,
-    weights: str | Path | Sequence[str | Path] = _DEFAULT_WEIGHTS,
+    weights: str | Path | Sequence[str | Path] = DEFAULT_WEIGHTS,
     variants: str | Sequence[str] = ("original", "circular"),
     layers: str | Sequence[str] = "stages",
     targets: str | Sequence[str] = TARGETS,
@@ -102,6 +181,8 @@ def run(
     device: str | torch.device = "auto",
     progress: bool = True,
     *,
+    kernel: int | None = None,
+    concat: bool | None = None,
     margin: int | None = None,
     name: str | None = None,
     mean: Sequence[float] | None = None,
@@ -114,6 +195,9 @@ def run(
     set of images scores the readouts. A certificate measures for each weights × variant whether
     the network is translation equivariant, so that it has no position to give.
 
+    Every result has its controls: the same readout on the ``input``, random weights, and the
+    control task (targets with their places permuted).
+
     The model comes back as it was: hooks, train/eval modes, weights and random generators.
 
     Parameters
@@ -121,8 +205,9 @@ def run(
     model : str or Module
         A timm name, or any module that maps images (B, 3, H, W).
     weights : str or sequence of str
-        ``pretrained``, ``random``, or paths of ``.safetensors`` or ``.pth`` files. The weights of
-        a module are its own, called ``given``.
+        ``pretrained``, ``random``, or paths of ``.safetensors`` or ``.pth`` files. ``random:1``,
+        ``random:2``, … are drawn with seeds 1, 2, … above the run's. The weights of a module are
+        its own, called ``given``.
     variants : str or sequence of str
         How to run the backbone: a border rule of :func:`probe.padding`; ``canvas``, where the
         network sees a larger stretch of the stimulus and only its middle is probed;
@@ -146,12 +231,20 @@ def run(
         Images per forward pass. Changes nothing but rounding, speed and memory.
     readout : str
         ``ridge``: a linear readout at each place, regularised by cross-validation over images.
+        ``posenet``: the published protocol, trained by gradient descent on all layers together;
+        with ``concat=False`` on each alone. ``softmax``: classification of the cells of a grid.
+        See :mod:`probe.readouts`.
     seed : int
-        Of random weights, images and bootstrap.
+        Of random weights, images, bootstrap, control task and gradient descent.
     device : str or torch.device
         ``auto``: CUDA where there is one, else the CPU; a module stays where it is.
     progress : bool
         Show progress bars.
+    kernel : int, optional
+        Of ``ridge``: 1, or 3 to read neighbourhoods of 3 × 3 places, without padding.
+    concat : bool, optional
+        Read all layers together, resized to a grid of 28 × 28 places and concatenated, as a layer
+        called ``concat``. By default so for ``posenet`` alone.
     margin : int, optional
         Pixels that a ``canvas`` shows on each side of the image, a multiple of the total stride.
         By default the smallest that keeps the image out of padding's reach, see
@@ -181,10 +274,11 @@ def run(
     variants, targets = check_options(
         variants, targets, readout, train_images, test_images, batch_size, seed
     )
+    head = make_head(readout, kernel, concat, seed, progress)
     parsed = [parse_variant(v) for v in variants]
     if margin is not None and not any(v.canvas for v in parsed):
         raise ProbeError("margin: it is for the variant canvas, which was not asked for")
-    size = _size(image_size)
+    size = image_sides(image_size)
     if isinstance(stimuli, np.ndarray):
         stimuli = torch.from_numpy(stimuli)
     if isinstance(stimuli, Tensor) and size is None and stimuli.ndim == 4:
@@ -205,10 +299,10 @@ def run(
     size = size or input_size(first.config, stride)
 
     with ExitStack() as stack:
-        stack.enter_context(_exact_float32())
+        stack.enter_context(exact_float32())
         for module in {id(b.model): b.model for b in backbones}.values():
             stack.enter_context(evaluating(module))
-        with _memory_explained(CERTIFICATE_IMAGES):
+        with memory_explained(CERTIFICATE_IMAGES):
             leaves = Leaves(size, seed).batch("certificate", 0, CERTIFICATE_IMAGES)
             taps = tap(first.model, layers, first.normalise(leaves), first.name)
         if not any(v.canvas for v in parsed):
@@ -222,17 +316,14 @@ def run(
         source = open_stimuli(stimuli, size, seed, **shares, margin=margin)
         if margin:
             source.batch("test", 0, 1, margin)  # has one, or says so before the long part
-        job = _Job(source, targets, stride, margin, batch_size, seed, **shares)
+        job = Job(source, targets, stride, margin, batch_size, seed, **shares, head=head)
         conditions = []
         for backbone in backbones:
             for variant in parsed:
-                with _memory_explained(CERTIFICATE_IMAGES):
+                with memory_explained(CERTIFICATE_IMAGES):
                     seen = view(backbone, variant, taps, leaves, margin)
-                wanted = {
-                    layer.name: layer_targets(targets, size, layer.rows, layer.columns)
-                    for layer in seen.layers
-                }
-                conditions.append(_Condition(backbone, seen, wanted))
+                conditions.append(Condition.of(job, backbone, seen))
+        _check_room(job, conditions[0])
         cautions = _cautions(job, conditions)
         for message in cautions:
             warnings.warn(message, ProbeWarning, stacklevel=2)
@@ -244,32 +335,42 @@ def run(
             dynamic_ncols=True,
         )
         stack.enter_context(bar)
-        certificates = {}
+        certificates: dict[tuple[str, str], Certificate] = {}
         for backbone in backbones:
             subject = prepare(backbone, layers=taps, image_size=size, seed=seed)
             for variant in parsed:
                 found = subject.certify(variant, margin or None)
                 certificates[backbone.weights, variant.name] = found
+        patterns: dict[PatternKey, Pattern] = {}
+        as_trained: dict[str, Condition] = {}  # by weights, for what is paired with it
         tables: list[pd.DataFrame] = []
+        profiles: list[pd.DataFrame] = []
         maps: dict[MapKey, np.ndarray] = {}
-        alphas: list[dict[str, Any]] = []
-        for group in _groups(conditions):
-            _train(job, group, bar)
+        for group in _groups(job, conditions):
+            train(job, group, bar)
             for condition in group:
-                _fit(job, condition)
-            _test(job, group, bar)
+                fit(job, condition)
+            test(job, group, bar)
             for condition in group:
-                tables.append(_score(job, condition))
-                maps.update(_mean_maps(job, condition))
-                alphas.extend(_alphas(job, condition))
+                score(condition)
+                if condition.view.variant.name == "original":
+                    as_trained[condition.backbone.weights] = condition
+                profiles.append(_profiles(job, condition))
+                maps.update(_mean_maps(condition))
                 condition.predictions.clear()
+        for condition in conditions:
+            original = as_trained.get(condition.backbone.weights)
+            if original is condition:
+                original = None
+            tables.append(_rows(job, condition, original))
+            patterns.update(_patterns(condition, original))
 
     for message in source.cautions:  # known once the images were read
         cautions.append(message)
         warnings.warn(message, ProbeWarning, stacklevel=2)
-    table = pd.concat(tables, ignore_index=True).assign(
-        model=first.name, stimuli=source.name, readout=readout
-    )[COLUMNS]
+    common = {"model": first.name, "stimuli": source.name, "readout": head.label}
+    table = joined(tables, **common)[COLUMNS]
+    profile = joined(profiles, **common)[PROFILE_COLUMNS]
     provenance = {
         "name": first.name,
         "module": isinstance(model, nn.Module),
@@ -286,6 +387,8 @@ def run(
             "image_size": list(size),
             "batch_size": batch_size,
             "readout": readout,
+            "kernel": head.kernel if readout == "ridge" else None,
+            "concat": head.concat,
             "seed": seed,
             "device": str(device),
             "margin": margin or None,
@@ -316,14 +419,14 @@ def run(
             for c in conditions
             if any(any(layer.inset) for layer in c.layers)
         },
-        "alphas": alphas,
+        "alphas": [row for condition in conditions for row in _alphas(condition)],
         "warnings": cautions,
-        "device": _device_name(first.device),
+        "device": device_name(first.device),
         "versions": versions(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 1),
     }
-    return Result(table, maps, certificates, provenance)
+    return Result(table, maps, certificates, provenance, profile, patterns)
 
 
 def versions() -> dict[str, str]:
@@ -337,35 +440,56 @@ def versions() -> dict[str, str]:
 # ---------------------------------------------------------------- the two passes
 
 
-def _stream(
-    job: _Job,
-    group: Sequence[_Condition],
+Receive = Callable[[Condition, Layer, Tensor, int], None]
+"""Takes condition, layer, features as the readout sees them, and number of the first image."""
+
+
+def stream(
+    job: Job,
+    group: Sequence[Condition],
     batch: Callable[[int, int, int], Tensor],
     count: int,
     bar: tqdm,
-    receive: Callable[[_Condition, Layer, Tensor, int], None],
+    receive: Receive,
     first: int = 0,
 ) -> None:
-    """Run every batch through every condition; hand over each layer's reduced features."""
+    """Run every batch through every condition; hand over features as the readout sees them."""
     for start in range(0, count, job.batch_size):
         stop = min(start + job.batch_size, count)
-        with _memory_explained(stop - start):
+        with memory_explained(stop - start):
             images = batch(start, stop, job.margin)
         for condition in group:
-
-            def take(
-                layer: Layer,
-                features: Tensor,
-                condition: _Condition = condition,
-                start: int = start,
-            ) -> None:
-                receive(condition, layer, layer.reduce(_single(features)), start)
-
-            with _memory_explained(stop - start):
+            with memory_explained(stop - start):
                 shown = stretch(images, condition.view.margin - job.margin)
                 named = {"seed": job.seed, "first": first + start}
-                condition.view.run(condition.backbone, shown, take, **named)
+                hand_over = partial(receive, condition, start=start)
+                _features(job, condition, shown, hand_over, **named)
             bar.update(stop - start)
+
+
+def _features(
+    job: Job,
+    condition: Condition,
+    images: Tensor,
+    receive: Callable[..., None],
+    **named: int,
+) -> None:
+    seen = {layer.name: layer for layer in condition.layers}
+    pixels = stretch(images, -condition.view.margin).to(condition.backbone.device)
+    receive(seen[INPUT], seen[INPUT].reduce(pixels))
+    pieces: dict[str, Tensor] = {}
+
+    def take(layer: Layer, features: Tensor) -> None:
+        features = _single(features)
+        if not job.head.concat:
+            receive(seen[layer.name], seen[layer.name].reduce(features))
+            return
+        pieces[layer.name] = seen[CONCAT].reduce(features)
+        if len(pieces) == len(condition.view.layers):
+            ordered = [pieces[layer.name] for layer in condition.view.layers]
+            receive(seen[CONCAT], torch.cat(ordered, 1))
+
+    condition.view.run(condition.backbone, images, take, **named)
 
 
 def _single(features: Tensor) -> Tensor:
@@ -374,95 +498,157 @@ def _single(features: Tensor) -> Tensor:
     return features if wide else features.to(torch.float32)
 
 
-def _train(job: _Job, group: Sequence[_Condition], bar: tqdm) -> None:
+def train(job: Job, group: Sequence[Condition], bar: tqdm) -> None:
+    """Stream the training images into the readouts and the sums of each place."""
     folds = min(FOLDS, job.train_images)
     bounds = [fold * job.train_images // folds for fold in range(folds + 1)]
+    # Ridge moments of single places hold these sums already.
+    separate = job.head.readout != "ridge" or job.head.kernel != 1
 
-    def receive(condition: _Condition, layer: Layer, features: Tensor, start: int) -> None:
-        if layer.name not in condition.moments:
+    def receive(condition: Condition, layer: Layer, features: Tensor, start: int) -> None:
+        name = layer.name
+        if name not in condition.readouts:
             origin = pilot_origin(features)
             _finite(origin, layer, condition)
+            condition.readouts[name] = job.head.make()
             places = features.shape[2] * features.shape[3]
-            condition.moments[layer.name] = [Moments.empty(origin, places) for _ in range(folds)]
-        for fold, moments in enumerate(condition.moments[layer.name]):
+            if separate:
+                condition.sums[name] = [PlaceSums.empty(origin, places) for _ in range(folds)]
+        for fold in range(folds):
             low = max(bounds[fold] - start, 0)
             high = min(bounds[fold + 1] - start, len(features))
             if low < high:
-                moments.update(features[low:high])
-                _finite(moments.first, layer, condition)
+                readout, part = condition.readouts[name], features[low:high]
+                readout.partial_fit(part, fold)
+                if separate:
+                    condition.sums[name][fold].update(part)
+                held = condition.sums[name] if separate else readout.moments
+                _finite(held[fold].first, layer, condition)
 
-    _stream(job, group, partial(job.source.batch, "train"), job.train_images, bar, receive)
+    stream(job, group, partial(job.source.batch, "train"), job.train_images, bar, receive)
 
 
-def _fit(job: _Job, condition: _Condition) -> None:
+def fit(job: Job, condition: Condition) -> None:
+    """Solve every layer's readout, for the targets and for their controls."""
     for layer in condition.layers:
-        folds = condition.moments.pop(layer.name)
-        for moments in folds:
-            _finite(moments.second.diagonal(), layer, condition)
-        truth = torch.from_numpy(condition.wanted[layer.name]).flatten(1)
-        condition.readouts[layer.name] = fit_ridge(folds, truth)
+        readout, truth = condition.readouts[layer.name], condition.truths[layer.name]
+        targets = truth.maps
+        if isinstance(readout, Ridge):
+            if layer.name not in condition.sums:
+                moments = [readout.moments[fold] for fold in sorted(readout.moments)]
+                condition.sums[layer.name] = [PlaceSums.of(fold) for fold in moments]
+            for fold in readout.moments.values():
+                _finite(fold.second.diagonal(), layer, condition)
+        elif isinstance(readout, PoseNet):
+            height, width = layer.image_size
+            targets = layer_targets(truth.targets, layer.image_size, np.eye(height), np.eye(width))
+        readout.solve(targets, truth.order)
+        if isinstance(readout, Ridge):
+            condition.alphas[layer.name] = readout.map.alphas[: len(truth.targets)].tolist()
 
 
-def _test(job: _Job, group: Sequence[_Condition], bar: tqdm) -> None:
-    def receive(condition: _Condition, layer: Layer, features: Tensor, start: int) -> None:
-        predictions = condition.readouts[layer.name](features).cpu()
+def test(job: Job, group: Sequence[Condition], bar: tqdm) -> None:
+    """Stream the test images through the readouts."""
+
+    def receive(condition: Condition, layer: Layer, features: Tensor, start: int) -> None:
+        readout = condition.readouts[layer.name]
+        if isinstance(readout, Softmax):
+            probabilities = readout.predict_proba(features)
+            right = readout.accuracy(probabilities).cpu().numpy()
+            condition.accuracies.setdefault(layer.name, []).append(right)
+            predictions = readout.expectation(probabilities).cpu()
+        else:
+            predictions = readout.predict(features).cpu()
         _finite(predictions, layer, condition)
         condition.predictions.setdefault(layer.name, []).append(predictions.numpy())
 
     batch = partial(antithetic_batch, job.source, stride=job.stride)
-    _stream(job, group, batch, job.test_images, bar, receive, first=_TEST)
+    stream(job, group, batch, job.test_images, bar, receive, first=_TEST)
 
 
-def _score(job: _Job, condition: _Condition) -> pd.DataFrame:
-    """One row for each layer, target and metric, with its interval over test images."""
-    index = pd.MultiIndex.from_product([job.targets, scores.METRICS], names=["target", "metric"])
-    tables = []
+def score(condition: Condition) -> None:
+    """Score each layer's predictions on every test image."""
     for layer in condition.layers:
-        predictions = np.concatenate(condition.predictions[layer.name])
-        values = scores.per_image(
-            predictions, condition.wanted[layer.name].reshape(len(job.targets), -1)
+        name = layer.name
+        right = condition.accuracies.get(name)
+        condition.scored[name] = score_layer(
+            np.concatenate(condition.predictions[name]),
+            condition.truths[name],
+            None if right is None else np.concatenate(right),
         )
-        stacked = np.stack([values[m] for m in scores.METRICS], -1)
-        low, high = scores.bootstrap_interval(stacked, job.seed, scene=scene_size(job.source))
-        columns = {"value": stacked.mean(0).ravel(), "low": low.ravel(), "high": high.ravel()}
-        tables.append(
-            pd.DataFrame(columns, index=index)
-            .reset_index()
-            .assign(
-                layer=layer.name,
-                depth=layer.depth,
-                channels=layer.channels,
-                height=layer.height,
-                width=layer.width,
-            )
-        )
+
+
+def _rows(job: Job, condition: Condition, original: Condition | None) -> pd.DataFrame:
+    """One row for each layer, target and metric."""
+    removes = condition.view.variant.removes_padding
     weights, variant = condition.key
-    return pd.concat(tables).assign(weights=weights, variant=variant)
+    tables = [
+        score_rows(
+            condition.scored[layer.name],
+            original and original.scored[layer.name],
+            removes,
+            job.seed,
+            job.scenes,
+        ).assign(
+            layer=layer.name,
+            depth=layer.depth,
+            channels=layer.channels,
+            height=layer.height,
+            width=layer.width,
+        )
+        for layer in condition.layers
+    ]
+    return joined(tables, weights=weights, variant=variant)
 
 
-def _mean_maps(job: _Job, condition: _Condition) -> Iterator[tuple[MapKey, np.ndarray]]:
+def _profiles(job: Job, condition: Condition) -> pd.DataFrame:
+    """Error by distance to the border, for each layer and target."""
+    weights, variant = condition.key
+    tables = [
+        profile_rows(
+            np.concatenate(condition.predictions[layer.name]),
+            condition.truths[layer.name],
+            job.seed,
+            job.scenes,
+        ).assign(layer=layer.name, depth=layer.depth)
+        for layer in condition.layers
+    ]
+    return joined(tables, weights=weights, variant=variant)
+
+
+def _patterns(
+    condition: Condition, original: Condition | None
+) -> Iterator[tuple[PatternKey, Pattern]]:
+    """What the features of each layer are on average, place by place."""
+    for layer in condition.layers:
+        apart = original and original.sums[layer.name]
+        pattern = find_pattern(condition.sums[layer.name], layer.places, apart)
+        yield (*condition.key, layer.name), pattern
+
+
+def _mean_maps(condition: Condition) -> Iterator[tuple[MapKey, np.ndarray]]:
     """The mean prediction over test images of each layer and target."""
     for layer in condition.layers:
+        targets = condition.truths[layer.name].targets
         mean = np.concatenate(condition.predictions[layer.name]).mean(0).astype(np.float32)
-        for target, values in zip(job.targets, mean, strict=True):
-            yield (*condition.key, layer.name, target), values.reshape(layer.places)
+        for target, values in zip(targets, mean[: len(targets)], strict=True):
+            yield (*condition.key, layer.name, target), values
 
 
-def _alphas(job: _Job, condition: _Condition) -> Iterator[dict[str, Any]]:
+def _alphas(condition: Condition) -> Iterator[dict[str, Any]]:
     weights, variant = condition.key
-    for layer in condition.layers:
-        chosen = condition.readouts[layer.name].alphas.tolist()
-        for target, alpha in zip(job.targets, chosen, strict=True):
+    for layer, chosen in condition.alphas.items():
+        for target, alpha in zip(condition.truths[layer].targets, chosen, strict=True):
             yield {
                 "weights": weights,
                 "variant": variant,
-                "layer": layer.name,
+                "layer": layer,
                 "target": target,
                 "alpha": alpha,
             }
 
 
-def _cautions(job: _Job, conditions: Sequence[_Condition]) -> list[str]:
+def _cautions(job: Job, conditions: Sequence[Condition]) -> list[str]:
     """What a reader of the result should know before reading it."""
     found = []
     source, size = job.source, job.source.image_size
@@ -482,13 +668,13 @@ def _cautions(job: _Job, conditions: Sequence[_Condition]) -> list[str]:
         )
     if job.test_images == 1:
         found.append("one test image gives no interval: low and high are NaN")
-    elif job.test_images <= scene_size(source):
+    elif len(set(job.scenes)) == 1:
         found.append(
-            f"the {job.test_images} test images show one scene: their intervals say nothing of "
-            "other scenes"
+            f"the {job.test_images} test images show one scene, which gives no interval: low and "
+            f"high are NaN; take more than {scene_size(source)} test images"
         )
-    for layer, maps in conditions[0].wanted.items():
-        flat = [t for t, values in zip(job.targets, maps, strict=True) if np.ptp(values) < 1e-9]
+    for layer, truth in conditions[0].truths.items():
+        flat = [t for t, m in zip(truth.targets, truth.maps, strict=True) if np.ptp(m) < 1e-9]
         if flat:
             found.append(
                 f"at {layer} the target {', '.join(flat)} is the same at every place: its scores "
@@ -497,7 +683,7 @@ def _cautions(job: _Job, conditions: Sequence[_Condition]) -> list[str]:
     return found
 
 
-def _finite(values: Tensor, layer: Layer, condition: _Condition) -> None:
+def _finite(values: Tensor, layer: Layer, condition: Condition) -> None:
     if not bool(torch.isfinite(values).all()):
         raise ProbeError(
             f"features are not finite (NaN or infinity, or too large to square): first at layer "
@@ -505,23 +691,45 @@ def _finite(values: Tensor, layer: Layer, condition: _Condition) -> None:
         )
 
 
-def _groups(conditions: Sequence[_Condition]) -> Iterator[list[_Condition]]:
-    """Split conditions so that the moments held at a time stay within a budget."""
-    each = max(
-        sum(
-            FOLDS * 8 * layer.channels * (layer.channels + layer.places[0] * layer.places[1])
-            for layer in condition.layers
-        )
-        for condition in conditions
+def _room(job: Job, condition: Condition) -> int:
+    """Bytes that the readouts of a condition hold while images stream."""
+    total = 0
+    for layer in condition.layers:
+        readout, (height, width) = job.head.make(), layer.places
+        if isinstance(readout, Ridge):
+            size = layer.channels * readout.kernel**2
+            total += 8 * FOLDS * size * (size + height * width)
+        else:
+            total += 2 * 4 * job.train_images * layer.channels * height * width
+    return total
+
+
+def _check_room(job: Job, condition: Condition) -> None:
+    """Refuse what can't fit before the long part."""
+    for layer in condition.layers:
+        readout, (height, width) = job.head.make(), layer.places
+        readout.places(height, width)
+        if isinstance(readout, Ridge):
+            readout.check(layer.channels, height * width, condition.backbone.device, layer.name)
+    check_memory(
+        _room(job, condition),
+        condition.backbone.device,
+        f"the readouts of {condition.title}",
+        "choose fewer layers or images, or kernel 1",
     )
-    together = max(1, _MOMENTS_BYTES // max(each, 1))
+
+
+def _groups(job: Job, conditions: Sequence[Condition]) -> Iterator[list[Condition]]:
+    """Split conditions so that what readouts hold at a time stays within a budget."""
+    each = max(_room(job, condition) for condition in conditions)
+    together = max(1, _ROOM // max(each, 1))
     queue = iter(conditions)
     while group := list(islice(queue, together)):
         yield group
 
 
 @contextmanager
-def _exact_float32() -> Iterator[None]:
+def exact_float32() -> Iterator[None]:
     """Keep float32 products from being rounded to TF32 or bfloat16; as before afterwards."""
     backends = torch.backends
     if not hasattr(backends.cuda.matmul, "fp32_precision"):  # torch < 2.9
@@ -543,7 +751,7 @@ def _exact_float32() -> Iterator[None]:
 
 
 @contextmanager
-def _memory_explained(images: int) -> Iterator[None]:
+def memory_explained(images: int) -> Iterator[None]:
     """Say what to do where memory runs out."""
     try:
         yield
@@ -593,9 +801,34 @@ def check_options(
     return variants, targets
 
 
+def make_head(
+    readout: str,
+    kernel: int | None = None,
+    concat: bool | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Head:
+    """Check what is asked of the readout.
+
+    Raises
+    ------
+    ProbeError
+        If there is no such readout, or it has no such option.
+    """
+    one_of(readout, READOUTS, "readout")
+    if kernel not in (None, 1, 3):
+        raise ProbeError(f"kernel: expected 1 or 3, got {kernel!r}")
+    own = {"ridge": kernel or 1, "posenet": 3, "softmax": 1}[readout]
+    if kernel not in (None, own):
+        raise ProbeError(f"kernel: the readout {readout} has kernel {own}, got {kernel}")
+    if concat is None:
+        concat = readout == "posenet"
+    return Head(readout, own, bool(concat), seed, progress)
+
+
 def _weights(model: str | nn.Module, weights: Any) -> list[str]:
     if isinstance(model, nn.Module):
-        if not isinstance(weights, str | Path) and tuple(weights or ()) == _DEFAULT_WEIGHTS:
+        if not isinstance(weights, str | Path) and tuple(weights or ()) == DEFAULT_WEIGHTS:
             return ["given"]
     elif not isinstance(model, str):
         raise ProbeError(f"model: expected a timm name or a torch module, got {model!r}")
@@ -620,7 +853,7 @@ def _count(value: Any, what: str, least: int) -> int:
     return number
 
 
-def _size(value: Any) -> tuple[int, int] | None:
+def image_sides(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
     sides = tuple(value) if isinstance(value, Sequence) else (value, value)
@@ -630,7 +863,7 @@ def _size(value: Any) -> tuple[int, int] | None:
     return height, width
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({torch.get_num_threads()} threads)"

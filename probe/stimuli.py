@@ -47,6 +47,8 @@ class Stimuli(ABC):
         See the module's text.
     margin : int
         Pixels around each image that can be had besides; of no concern to tileable ones.
+    scenes : int
+        After how many test images the same scenes come again.
     skipped : list of str
         Files that could not be read.
     """
@@ -55,6 +57,7 @@ class Stimuli(ABC):
     tileable: bool
     stationary: bool
     margin: int = 0
+    scenes: int = 2**62
 
     def __init__(self, image_size: tuple[int, int], seed: int = 0) -> None:
         self.image_size = (int(image_size[0]), int(image_size[1]))
@@ -370,6 +373,7 @@ class Photos(Stimuli):
             held_out = min(max(1, round(len(files) * share)), len(files) - 1)
             train, test = files[:-held_out], files[-held_out:]
             self._files = {"train": train, "test": test, "certificate": train}
+        self.scenes = len(self._files["test"])
         self._load = lru_cache(maxsize=32)(self._decode)
 
     @property
@@ -545,6 +549,23 @@ SHIFTS = 4
 def scene_size(source: Stimuli) -> int:
     """Consecutive test images of one scene: :data:`SHIFTS` on a stationary torus, else 1."""
     return SHIFTS if source.tileable and source.stationary else 1
+
+
+def scenes(source: Stimuli, count: int) -> NDArray[np.int64]:
+    """Number the scenes that test images show: shifted copies of one, crops of one photograph.
+
+    Parameters
+    ----------
+    source : Stimuli
+        Whose test split :func:`antithetic_batch` took.
+    count : int
+        How many images.
+
+    Returns
+    -------
+    ndarray of int, shape (count,)
+    """
+    return np.arange(count) // scene_size(source) % source.scenes
 
 
 def antithetic_batch(

@@ -72,6 +72,7 @@ def result() -> probe.Result:
     """A real run, smaller than the default one."""
     return probe.run(
         LITE,
+        weights=("pretrained", "random", "random:1"),
         layers=["blocks.3", "blocks.5", "blocks.6"],
         train_images=64,
         test_images=32,

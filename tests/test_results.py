@@ -28,7 +28,21 @@ def test_what_is_saved_is_what_is_loaded(result, tmp_path):
     assert loaded.maps.keys() == result.maps.keys()
     assert all(np.array_equal(loaded.maps[k], v) for k, v in result.maps.items())
     files = sorted(p.name for p in (tmp_path / "deep" / "run").iterdir())
-    assert files == ["maps.npz", "run.json", "scores.csv", "scores.parquet"]
+    assert files == [
+        *("channels.parquet", "maps.npz", "pattern.npz", "profile.csv", "profile.parquet"),
+        *("run.json", "scores.csv", "scores.parquet"),
+    ]
+    pd.testing.assert_frame_equal(loaded.profile, result.profile, check_exact=True)
+    pd.testing.assert_frame_equal(loaded.channels, result.channels, check_exact=True)
+    assert loaded.pattern.keys() == result.pattern.keys()
+    for key, pattern in result.pattern.items():
+        kept = loaded.pattern[key]
+        np.testing.assert_array_equal(kept.channels, pattern.tuned(len(kept.channels)))
+        for row, channel in enumerate(kept.channels):
+            np.testing.assert_array_equal(kept.map_of(channel), pattern.map_of(channel))
+            if kept.difference is not None:
+                np.testing.assert_array_equal(kept.difference[row], pattern.difference[channel])
+        assert (kept.snr, kept.difference_snr) == (pattern.snr, pattern.difference_snr)
     csv = pd.read_csv(tmp_path / "deep" / "run" / "scores.csv")
     pd.testing.assert_frame_equal(csv, result.table, check_dtype=False)
 
@@ -52,7 +66,7 @@ def test_provenance_says_what_ran(result):
     record = result.provenance
     assert record["options"]["seed"] == 0
     assert record["options"]["image_size"] == [224, 224]
-    assert {b["weights"] for b in record["backbones"]} == {"pretrained", "random"}
+    assert {b["weights"] for b in record["backbones"]} == {"pretrained", "random", "random:1"}
     assert all(re.fullmatch("[0-9a-f]{64}", b["sha256"]) for b in record["backbones"])
     assert record["versions"]["torch"] == torch.__version__
     json.dumps(record)

@@ -42,29 +42,118 @@ def test_the_trained_network_knows_where_it_is(result):
 
 def test_on_a_torus_there_is_no_position_to_find(result):
     bare = spc(result, variant="circular")
-    assert len(bare) == 2 * 3 * 5
+    assert len(bare) == 3 * 4 * 5
     assert (bare["value"].abs() <= 0.1).all()
     contains = (bare["low"] <= 0) & (bare["high"] >= 0)
-    assert contains.mean() >= 0.9
+    assert contains.mean() >= 0.85  # 0.95 on average; cells share their images
     for (_, variant), certificate in result.certificates.items():
         assert certificate.passed == (variant == "circular")
 
 
 def test_the_table_is_tidy(result):
-    columns = (
-        "model weights variant stimuli readout layer depth channels height width target metric"
-    )
-    assert list(result.table.columns) == [*columns.split(), "value", "low", "high"]
-    assert len(result.table) == 2 * 2 * 3 * 5 * 3
-    assert not result.table.isna().any().any()
-    assert not result.table.duplicated(columns.split()).any()
-    assert (result.table["low"] <= result.table["value"]).all()
-    assert (result.table["value"] <= result.table["high"]).all()
-    assert len(result.maps) == 2 * 2 * 3 * 5
+    keys = "model weights variant stimuli readout layer depth channels height width target metric"
+    table = result.table
+    assert list(table.columns)[:12] == keys.split()
+    assert list(table.columns)[12:15] == ["value", "low", "high"]
+    layers = ["input", "blocks.3", "blocks.5", "blocks.6"]
+    assert result.layers == layers
+    assert len(table) == 3 * 2 * 4 * (5 * 5 + 1)
+    assert set(table["metric"]) == {"spc", "mae", "r2", "control", "selectivity", "error_px"}
+    always = [*keys.split(), "value", "low", "high", "chance"]
+    assert not table[always].isna().any().any()
+    assert not table.duplicated(keys.split()).any()
+    assert (table["low"] <= table["value"] + 1e-12).all()
+    assert (table["value"] <= table["high"] + 1e-12).all()
+    assert len(result.maps) == 3 * 2 * 4 * 5
     assert result.maps["pretrained", "circular", "blocks.6", "gaussian"].shape == (7, 7)
     assert result.true_map("blocks.3", "vertical").shape == (14, 14)
     with pytest.raises(probe.ProbeError, match=r"blocks\.3"):
         result.true_map("blocks.0", "vertical")
+
+
+def test_random_weights_are_drawn_anew_for_each_seed(result):
+    prints = {b["weights"]: b["sha256"] for b in result.provenance["backbones"]}
+    assert len(set(prints.values())) == 3
+    again = probe.load_backbone("tf_efficientnet_lite0", "random:1", seed=0)
+    assert again.sha256 == prints["random:1"]
+    assert probe.load_backbone("tf_efficientnet_lite0", "random", seed=1).sha256 == prints["random:1"]
+
+
+def test_differences_are_paired_and_shares_are_of_what_lies_beyond_chance(result):
+    table = result.table.set_index(["weights", "variant", "layer", "target", "metric"])
+    original, bare = table.xs("original", level=1), table.xs("circular", level=1)
+    assert original["difference"].isna().all()
+    apart = original["value"] - bare["value"]
+    np.testing.assert_allclose(bare["difference"], apart, atol=1e-9)
+    known = bare["padding_share"].notna()
+    beyond = original["value"] - original["chance"]
+    np.testing.assert_allclose(bare["padding_share"][known], (apart / beyond)[known], atol=1e-9)
+    deep = bare.loc["pretrained", "blocks.5"]
+    for target in ("horizontal", "vertical", "gaussian"):
+        for metric in ("spc", "mae", "r2"):
+            row = deep.loc[target, metric]
+            assert row["padding_share"] == pytest.approx(1, abs=0.1)
+            assert row["padding_share_low"] <= row["padding_share"] <= row["padding_share_high"]
+        assert deep.loc[(target, "spc"), "difference_low"] > 0.7
+    # The input is the same under every variant, and knows nothing.
+    pixels = bare.xs("input", level="layer")
+    assert (pixels[["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
+    assert pixels["padding_share"].isna().all()
+    assert len(result.differences) == int(table["difference"].notna().sum())
+    np.testing.assert_allclose(
+        result.differences["original"] - result.differences["value"],
+        result.differences["difference"],
+    )
+
+
+def test_selectivity_is_what_the_control_task_leaves(result):
+    wide = result.table.pivot_table(
+        index=["weights", "variant", "layer", "target"], columns="metric", values="value"
+    ).drop(index="position", level="target")
+    np.testing.assert_allclose(wide["selectivity"], wide["spc"] - wide["control"], atol=1e-9)
+    assert wide.loc["pretrained", "original", "blocks.5", "vertical"]["selectivity"] > 0.4
+
+
+def test_the_localisation_error_is_in_pixels_with_its_chance_level(result):
+    rows = result.table.query("metric == 'error_px'").set_index(["weights", "variant", "layer"])
+    chance = rows.loc[("pretrained", "original", "blocks.5"), "chance"]
+    assert chance == pytest.approx(224 * 0.4, rel=0.05)  # median distance from the centre
+    assert rows.loc[("pretrained", "original", "blocks.5"), "value"] < 0.5 * chance
+    bare = rows.xs("circular", level="variant")
+    np.testing.assert_allclose(bare["value"], bare["chance"], rtol=0.1)
+
+
+def test_the_profile_adds_up_to_the_mean_absolute_error(result):
+    mae = result.table.query("metric == 'mae'").set_index(["weights", "variant", "layer", "target"])
+    keys = ["weights", "variant", "layer", "target"]
+    rows = result.profile.assign(total=result.profile["error"] * result.profile["places"])
+    sums = rows.groupby(keys)[["total", "places"]].sum()
+    np.testing.assert_allclose(
+        sums["total"] / sums["places"], mae.loc[sums.index, "value"], atol=1e-9
+    )
+    deep = result.profile.query("layer == 'blocks.6' and target == 'vertical'")
+    assert sorted(set(deep["distance"])) == [16, 48, 80, 112]
+    assert set(deep["places"]) == {24, 16, 8, 1}
+
+
+def test_the_pattern_is_the_mean_map_and_knows_its_noise(result):
+    for (_, variant, layer), pattern in result.pattern.items():
+        assert pattern.eta2.max() <= 1
+        assert len(pattern.eta2) == len(pattern.channels) == len(pattern.mean)
+        if variant == "circular" or layer == "input":
+            assert abs(pattern.snr) < 0.02
+        else:
+            assert pattern.snr > 0.02
+    original = result.pattern["pretrained", "original", "blocks.5"]
+    bare = result.pattern["pretrained", "circular", "blocks.5"]
+    np.testing.assert_allclose(bare.difference, original.mean - bare.mean, atol=1e-4)
+    assert bare.difference_snr == pytest.approx(original.snr, rel=0.1)
+    best = original.tuned(1)[0]
+    assert original.eta2[best] == original.eta2.max()
+    table = result.channels
+    assert table.query("weights == 'pretrained' and variant == 'original' and layer == 'blocks.5'")[
+        "eta2"
+    ].max() == pytest.approx(original.eta2[best])
 
 
 def test_scores_and_maps_are_those_of_a_fit_on_stacked_features(tiny, tiny_options):
@@ -173,10 +262,11 @@ def test_every_variant_runs_and_only_borders_differ(tiny, tiny_options):
     got = probe.run(tiny, variants=variants, **options)
     values = {v: spc(got, variant=v)["value"].to_numpy() for v in variants}
     np.testing.assert_allclose(values["zeros"], values["original"], atol=1e-6)
+    values = {v: values[v][5:] for v in variants}  # the pixels are the same to all
     others = [v for v in variants if v not in ("original", "canvas")]
     for one, other in itertools.combinations(others, 2):
         assert not np.allclose(values[one], values[other], atol=1e-3), (one, other)
-    heights = {v: spc(got, variant=v)["height"].to_numpy() for v in ("original", "valid")}
+    heights = {v: spc(got, variant=v)["height"].to_numpy()[5:] for v in ("original", "valid")}
     assert (heights["valid"] < heights["original"]).all()
     removed = {v for (_, v), c in got.certificates.items() if c.passed}
     assert removed == {"circular", "valid", "canvas"}
@@ -280,7 +370,7 @@ def test_stimuli_of_every_kind(tiny, tiny_options, tmp_path):
     images = torch.rand(20, 3, 64, 64)
     for stimuli in ("noise", "pink", images):
         got = probe.run(tiny, stimuli=stimuli, **options)
-        assert len(got.table) == 9
+        assert len(got.table) == 4 * 5
     del options["image_size"]
     assert probe.run(tiny, stimuli=images, **options).table.equals(got.table)
     with pytest.warns(probe.ProbeWarning, match="do not tile"):

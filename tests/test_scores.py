@@ -64,19 +64,54 @@ def test_intervals_are_those_of_student_for_normal_scores():
     assert np.mean(high - low) == pytest.approx(2 * half.mean(), rel=0.05)
 
 
-def test_likeness_within_scenes_widens_the_interval_and_antithesis_does_not_narrow_it():
+def test_intervals_of_images_of_common_scenes_are_those_of_the_scenes():
+    """Copies say nothing new; images that cancel make the mean more certain."""
     rng = np.random.default_rng(3)
-    alike = np.repeat(rng.normal(size=(16, 50)), 4, axis=0)
-    low, high = scores.bootstrap_interval(alike)
-    wide_low, wide_high = scores.bootstrap_interval(alike, scene=4)
-    assert np.mean(wide_high - wide_low) > 1.7 * np.mean(high - low)
-    opposed = np.concatenate(
-        [x * np.array([[1], [-1], [1], [-1]]) for x in rng.normal(size=(16, 1, 50))]
-    )
-    low, high = scores.bootstrap_interval(opposed)
-    wide_low, wide_high = scores.bootstrap_interval(opposed, scene=4)
-    assert (wide_low <= low).all()
-    assert (high <= wide_high).all()
+    scenes = np.arange(64) // 4
+    means = rng.normal(size=(16, 50))
+    alike = np.repeat(means, 4, axis=0)
+    bounds = scores.bootstrap_interval(alike, scenes=scenes)
+    np.testing.assert_allclose(bounds, scores.bootstrap_interval(means), atol=1e-12)
+    noise = rng.normal(size=(16, 1, 50)) * np.array([[1], [-1], [1], [-1]])
+    opposed = (means[:, None] + noise).reshape(64, 50)
+    bounds_opposed = scores.bootstrap_interval(opposed, scenes=scenes)
+    np.testing.assert_allclose(bounds_opposed, bounds, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [3, 6, 10, 16, 40])
+def test_intervals_over_scenes_cover_the_mean_as_often_as_they_say(size):
+    """2,000 experiments of scenes of four images each, alike and antithetic."""
+    rng = np.random.default_rng(size)
+    for likeness in (1.0, 0.0):
+        shared = rng.normal(size=(size, 1, 2000)) * likeness
+        own = rng.normal(size=(size, 4, 2000))
+        values = (shared + own - own.mean(1, keepdims=True) * 0.9).reshape(4 * size, 2000)
+        low, high = scores.bootstrap_interval(values, scenes=np.arange(4 * size) // 4)
+        assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(0.95, abs=0.025)
+
+
+def test_what_cancels_exactly_contains_0():
+    values = np.tile([[0.3], [-0.1], [-0.3], [0.1]], (16, 1)) + 1e-17
+    low, high = scores.bootstrap_interval(values, scenes=np.arange(64) // 4)
+    assert low == high == 0
+
+
+def test_share_of_a_mean_with_its_interval():
+    """2,000 experiments: ratio of means, paired over images."""
+    rng = np.random.default_rng(7)
+    whole = 1 + 0.3 * rng.normal(size=(40, 2000))
+    part = 0.6 * whole + 0.1 * rng.normal(size=whole.shape)
+    share, low, high = scores.bootstrap_share(part, whole)
+    np.testing.assert_allclose(share, part.mean(0) / whole.mean(0))
+    assert np.mean((low <= 0.6) & (high >= 0.6)) == pytest.approx(0.95, abs=0.02)
+    assert np.mean(high - low) < 0.08  # pairing takes the images' own spread away
+
+
+def test_localisation_error_is_the_median_distance():
+    truth = np.array([[0.0, 10, 20], [0, 0, 0]])
+    shift = np.array([[3.0, 0, 30], [4, 0, 40]])
+    found = scores.localisation_error(np.stack([truth, truth + shift]), truth)
+    np.testing.assert_allclose(found, [0, 5])
 
 
 def test_one_image_says_nothing_of_the_spread():
