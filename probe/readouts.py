@@ -22,7 +22,8 @@ import inspect
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, Self
@@ -655,24 +656,19 @@ class PoseNet(Readout):
         pull = (up[0].T @ truth @ up[1]).to(**single)
         pixels = size[0] * size[1]
 
-        generator = torch.Generator().manual_seed(self.seed)
         channels, wanted = features.shape[1], len(truth)
-        bound = 1 / math.sqrt(channels * self.kernel**2)
-
-        def uniform(*shape: int) -> Tensor:
-            return (torch.rand(*shape, generator=generator) * 2 - 1) * bound
-
+        weight, bias = self._initial(channels, wanted)
         state = _PoseNetState(
-            weight=uniform(wanted, channels, self.kernel, self.kernel).to(device),
-            bias=uniform(wanted).to(device),
+            weight=weight.to(device),
+            bias=bias.to(device),
             gain=torch.ones(wanted, device=device),
             shift=torch.zeros(wanted, device=device),
             mean=torch.zeros(wanted, device=device),
             variance=torch.ones(wanted, device=device),
         )
         parameters = [state.weight, state.bias, state.gain, state.shift]
-        deterministic = torch.backends.cudnn.flags(benchmark=False, deterministic=True)
-        with torch.enable_grad(), deterministic:
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.enable_grad(), _deterministic():
             for parameter in parameters:
                 parameter.requires_grad_(True)
             optimiser = torch.optim.SGD(
@@ -707,6 +703,17 @@ class PoseNet(Readout):
         self._features = []
         return self
 
+    def _initial(self, channels: int, targets: int) -> tuple[Tensor, Tensor]:
+        """Draw torch's initialisation of a convolution for each target, from a seed of its own."""
+        bound = 1 / math.sqrt(channels * self.kernel**2)
+        draws = []
+        for target in range(targets):
+            rng = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, target]))
+            draws.append(rng.uniform(-bound, bound, channels * self.kernel**2 + 1))
+        flat = torch.tensor(np.stack(draws), dtype=torch.float32)
+        shape = (targets, channels, self.kernel, self.kernel)
+        return flat[:, :-1].reshape(shape).contiguous(), flat[:, -1].contiguous()
+
     def predict(self, features: ArrayLike | Tensor) -> Tensor:
         state: _PoseNetState = _fitted(self._state)
         with torch.no_grad():
@@ -728,6 +735,18 @@ class _PoseNetState:
         x = F.conv2d(features, self.weight, self.bias)
         x = F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, training)
         return torch.sigmoid(x)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Convolutions on a GPU give the same bits each time, inside the block."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _upsampling(size: int, places: int) -> Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.moments import Moments, centred, pilot_origin
+from probe.moments import Moments, centred, pilot_origin, symmetric
 
 
 def features(images: int, channels: int = 5, offset: float = 3.0) -> torch.Tensor:
@@ -73,3 +74,33 @@ def test_float32_features_with_a_large_mean_keep_their_variance():
 def test_moments_of_other_layers_do_not_mix():
     with pytest.raises(ValueError, match="5"):
         of(features(2), torch.zeros(5)) + of(features(2, channels=4), torch.zeros(4))
+
+
+@given(
+    height=st.integers(3, 9),
+    width=st.integers(3, 9),
+    channels=st.integers(1, 5),
+    seed=st.integers(),
+)
+def test_moments_of_neighbourhoods_are_those_of_nine_times_the_channels(
+    height, width, channels, seed
+):
+    """By lags or directly, in batches or at once: as if the columns had been formed."""
+    generator = torch.Generator().manual_seed(seed % 2**32)
+    x = torch.randn(5, channels, height, width, generator=generator, dtype=torch.float64) + 3
+    origin = torch.randn(channels, generator=generator, dtype=torch.float64)
+    places = (height - 2) * (width - 2)
+    moments = Moments.empty(origin, places, 3)
+    for part in x.split(2):
+        moments.update(part)
+    columns = F.unfold(x - origin[:, None, None], 3).unflatten(1, (channels, 9)).transpose(1, 2)
+    columns = columns.flatten(1, 2)
+    torch.testing.assert_close(moments.first, columns.sum(0))
+    second = torch.einsum("bdp,bep->de", columns, columns)
+    torch.testing.assert_close(symmetric(moments.second), second)
+
+
+def test_features_of_another_size_are_refused():
+    moments = Moments.empty(torch.zeros(2), 9, 3)
+    with pytest.raises(ValueError, match="do not have the 9 places"):
+        moments.update(torch.zeros(1, 2, 4, 4))
