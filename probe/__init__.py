@@ -4,12 +4,15 @@
     result.table, result.maps, result.certificates
     result.plot_layers(), result.plot_maps(), result.to_html("report.html")
     probe.certify("resnet18", "circular"), probe.sources("resnet18"), probe.survey("resnet*")
+    probe.attribute("resnet18", "layer4", "vertical"), probe.calibrate("resnet18")
 
 The command ``probe run`` does the same and writes reports.
 """
 
+from .attribution import Attribution, attribute
 from .backbones import Backbone, available, load_backbone
 from .borders import padding
+from .calibration import Calibration, calibrate
 from .certificates import Certificate, certify, sources
 from .errors import ProbeError, ProbeWarning
 from .results import Result, load
@@ -19,18 +22,22 @@ from .surveys import survey
 from .targets import TARGETS
 from .variants import VARIANTS
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "TARGETS",
     "VARIANTS",
+    "Attribution",
     "Backbone",
+    "Calibration",
     "Certificate",
     "ProbeError",
     "ProbeWarning",
     "Result",
     "Stimuli",
+    "attribute",
     "available",
+    "calibrate",
     "certify",
     "load",
     "load_backbone",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import warnings
@@ -14,13 +15,16 @@ import pandas as pd
 import typer
 
 from . import __version__
-from .backbones import available, expand_models
+from .attribution import GROUPS, attribute
+from .backbones import available, expand_models, known_model, load_backbone
+from .calibration import calibrate
 from .certificates import certify, sources
 from .errors import ProbeError, ProbeWarning
-from .layers import PRESETS
+from .layers import PRESETS, choose_layers
+from .planted import planted_truth
 from .readouts import READOUTS
 from .report.html import write_index
-from .results import Result, check_folder, short_name
+from .results import Result, check_folder, interval, load, short_name, write_files
 from .runner import DEFAULT_WEIGHTS, check_options, make_head, run
 from .stimuli import STIMULI
 from .surveys import findings, survey
@@ -365,6 +369,194 @@ def survey_command(
         typer.echo(f"* {sentence}")
     if (out / "survey.csv").exists():
         typer.echo(f"\nTable: {out / 'survey.csv'}\nPage: {out / 'survey.html'}")
+
+
+@app.command("calibrate")
+def calibrate_command(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help=f"timm names or globs; without any, {DEFAULT_MODEL}.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="pretrained, random, or a .safetensors or .pth file.")
+    ] = "pretrained",
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="How many runs; by default as many as give 1,000 intervals, and at least 40.",
+            show_default=False,
+        ),
+    ] = None,
+    layers: Annotated[
+        list[str], typer.Option(help=f"{', '.join(PRESETS)}, or module names and globs.")
+    ] = ["stages"],  # noqa: B006
+    train_images: Annotated[int, typer.Option(help="Images to fit the readouts on.")] = 256,
+    test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="PIXELS", help="224, or 224x320.", show_default=False)
+    ] = None,
+    readout: Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")] = "ridge",
+    planted: Annotated[
+        bool, typer.Option(help="Also recover planted truth, which takes a minute or two.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
+) -> None:
+    """Measure how often intervals find position where there is none; resumable.
+
+    Runs the pipeline under circular padding on leaves, with other images each time: the truth is 0,
+    and 5 % of 95 % intervals should exclude it. Writes calibration.csv and calibration.json to
+    OUT/MODEL/, and a section into the report that lies there.
+    """
+    names = expand_models(_items(models) if models else [DEFAULT_MODEL])
+    check_folder(out)
+    for name in names:
+        folder = out / _folder_name(name)
+        try:
+            found = calibrate(
+                name,
+                weights,
+                seeds=seeds,
+                layers=_items(layers),
+                train_images=train_images,
+                test_images=test_images,
+                image_size=_pixels(image_size),
+                readout=readout,
+                seed=seed,
+                device=device,
+                progress=progress,
+                folder=folder,
+            )
+        except KeyboardInterrupt:
+            typer.echo("\nInterrupted. What was finished is kept; run it again to go on.", err=True)
+            raise typer.Exit(130) from None
+        found.save(folder)
+        for sentence in found.summary():
+            typer.echo(f"* {sentence}")
+        _write_again(folder, out)
+    if planted:
+        table = planted_truth(repeats=2, seed=seed, progress=progress)
+        write_files(out, {"planted.csv": table.to_csv(index=False).encode()})
+        typer.echo(
+            f"* Planted truth: R² recovered within its interval in {table['recovered'].mean():.0%} "
+            f"of {len(table)} cases, {table['channels'].min()} to {table['channels'].max():,} "
+            f"channels, signal-to-noise ratios {table['snr'].min():g} to {table['snr'].max():g}; "
+            f"95 % should be. Table: {out / 'planted.csv'}"
+        )
+
+
+@app.command("attribute")
+def attribute_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name.")] = DEFAULT_MODEL,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="The layer whose position to attribute; by default the one of the report in "
+            "OUT/MODEL that knows most, else the last stage.",
+            show_default=False,
+        ),
+    ] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{', '.join(TARGETS)}; horizontal and vertical by default.", show_default=False
+        ),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="pretrained, random, or a .safetensors or .pth file.")
+    ] = "pretrained",
+    groups: Annotated[
+        str, typer.Option(help=f"{', '.join(GROUPS)}: which padded calls go together.")
+    ] = "calls",
+    stimuli: Annotated[
+        str, typer.Option(help=f"{', '.join(STIMULI)}, or a folder of photographs.")
+    ] = "leaves",
+    train_images: Annotated[int, typer.Option(help="Images to fit the readouts on.")] = 128,
+    test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="PIXELS", help="224, or 224x320.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of random weights, images and bootstrap.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
+) -> None:
+    """Find out which padded calls, and which sides of the image, a layer has its position from.
+
+    For each of them the score when it alone keeps its padding, and when all but it do. Writes
+    attribution.csv, attribution.json and attribution.png to OUT/MODEL/, and a section into the
+    report that lies there.
+    """
+    folder = out / _folder_name(model)
+    check_folder(folder)
+    found = attribute(
+        model,
+        layer or _best_layer(model, folder, weights),
+        _items(targets) if targets else ["horizontal", "vertical"],
+        weights=weights,
+        groups=groups,
+        stimuli=stimuli,
+        train_images=train_images,
+        test_images=test_images,
+        image_size=_pixels(image_size),
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    found.save(folder)
+    picture = io.BytesIO()
+    found.plot().savefig(picture, dpi=150)
+    write_files(folder, {"attribution.png": picture.getvalue()})
+    rows = found.table[found.table["metric"] == "spc"]
+    lines = [("unit", "target", "keeps", "SPC", "effect")]
+    lines += [
+        (
+            row.unit,
+            row.target,
+            row.keeps,
+            interval(row.value, row.low, row.high),
+            interval(row.effect, row.effect_low, row.effect_high),
+        )
+        for row in rows.itertuples()
+    ]
+    for line in _aligned(lines):
+        typer.echo(line)
+    typer.echo("")
+    for sentence in found.summary():
+        typer.echo(f"* {sentence}")
+    typer.echo(f"\nTable: {folder / 'attribution.csv'}\nFigure: {folder / 'attribution.png'}")
+    _write_again(folder, out)
+
+
+def _best_layer(model: str, folder: Path, weights: str) -> str:
+    """Layer that knows most in the result that lies in a folder, else the last stage."""
+    if (folder / "run.json").exists():
+        table = load(folder).table
+        rows = table.query(
+            "metric == 'spc' and variant == 'original' and layer not in ('input', 'concat')"
+        )
+        mine = rows[rows["weights"] == weights]
+        if len(mine):
+            return str(mine.loc[mine["value"].idxmax(), "layer"])
+    known_model(model)
+    network = load_backbone(model, "random", device="cpu").model
+    return choose_layers(network, "stages", model)[0][-1]
+
+
+def _write_again(folder: Path, out: Path) -> None:
+    """Bring the report in a folder up to date with what lies beside it."""
+    if (folder / "run.json").exists():
+        load(folder).to_html(folder / "report.html")
+        write_index(out)
+        typer.echo(f"Report: {folder / 'report.html'}")
 
 
 def summary(result: Result) -> str:

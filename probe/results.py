@@ -31,6 +31,8 @@ from .variants import parse_variant
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .calibration import Calibration
+
 COLUMNS = [
     *("model", "weights", "variant", "stimuli", "readout"),
     *("layer", "depth", "channels", "height", "width", "target"),
@@ -95,6 +97,8 @@ class Result:
         how much of each channel's variance is position's, and the layer's signal-to-noise ratio.
     attribution : DataFrame or None
         What ``probe attribute`` found out about the same model, see :func:`probe.attribute`.
+    calibration : Calibration or None
+        What ``probe calibrate`` measured on the same model, see :func:`probe.calibrate`.
     """
 
     table: pd.DataFrame
@@ -104,6 +108,7 @@ class Result:
     profile: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PROFILE_COLUMNS))
     pattern: dict[PatternKey, Pattern] = field(default_factory=dict)
     attribution: pd.DataFrame | None = None
+    calibration: Calibration | None = None
 
     # ------------------------------------------------------------ what it says
 
@@ -378,6 +383,9 @@ def load(folder: str | Path) -> Result:
     ProbeError
         If the folder does not hold a complete result.
     """
+    from .attribution import load_attribution  # these write their files beside a result
+    from .calibration import load_calibration
+
     folder = Path(folder)
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -389,9 +397,11 @@ def load(folder: str | Path) -> Result:
         with np.load(folder / "maps.npz", allow_pickle=False) as arrays:
             maps = {tuple(key.rsplit("/", 3)): arrays[key] for key in arrays.files}
         pattern = _load_pattern(folder)
-        attribution = None
-        if (folder / "attribution.csv").exists():
-            attribution = pd.read_csv(folder / "attribution.csv", keep_default_na=False)
+        attribution = calibration = None
+        if (folder / "attribution.json").exists():
+            attribution = load_attribution(folder).table
+        if (folder / "calibration.json").exists():
+            calibration = load_calibration(folder)
         certificates = {}
         for entry in record.pop("certificates"):
             condition = (entry.pop("weights"), entry.pop("variant"))
@@ -413,7 +423,7 @@ def load(folder: str | Path) -> Result:
         raise ProbeError(f"the result in {folder} can't be read: maps.npz is damaged") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
         raise ProbeError(f"the result in {folder} can't be read: {error}") from error
-    return Result(table, maps, certificates, record, profile, pattern, attribution)
+    return Result(table, maps, certificates, record, profile, pattern, attribution, calibration)
 
 
 def _load_pattern(folder: Path) -> dict[PatternKey, Pattern]:

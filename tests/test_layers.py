@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -174,3 +175,26 @@ def test_total_stride_is_read_off_feature_info(tiny):
     assert total_stride(timm.create_model("resnet18")) == 32
     assert total_stride(timm.create_model("vit_tiny_patch16_224")) == 16
     assert total_stride(tiny, default=7) == 7
+
+
+def test_what_receives_maps_is_out_of_the_reach_of_padding(tiny):
+    """A readout's own convolutions and resizing must not be taken for the network's."""
+    x = torch.rand(2, 3, 64, 64)
+    with evaluating(tiny):
+        taps = tap(tiny, ["stages.1"], x)
+        kept = {}
+
+        def receive(layer, features):
+            resized = F.interpolate(features, (28, 28), mode="bilinear", align_corners=True)
+            kept["inside"] = (
+                features.clone(),
+                resized,
+                F.conv2d(features, torch.ones(1, 12, 3, 3)),
+            )
+
+        with probe.padding("circular"):
+            taps.run(tiny, x, receive)
+    features, resized, summed = kept["inside"]
+    outside = F.interpolate(features, (28, 28), mode="bilinear", align_corners=True)
+    assert torch.equal(resized, outside)
+    assert torch.equal(summed, F.conv2d(features, torch.ones(1, 12, 3, 3)))
