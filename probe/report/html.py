@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import html as escape
 import io
+import math
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -20,11 +22,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import ProbeError
-from ..results import Result, interval, load, short_name, write_files
+from ..results import Result, families, interval, load, short_name, write_files
 from ..variants import DESCRIPTIONS, parse_variant
 from . import figures
 
 _MAP_LAYERS = 8
+_PROFILES = 3  # targets
+_PATTERN_LAYERS, _PATTERN_CHANNELS = 3, 8
+_NUMBERS = [
+    *("value", "low", "high", "chance", "difference", "difference_low", "difference_high"),
+    *("padding_share", "padding_share_low", "padding_share_high"),
+]
 
 
 @cache
@@ -44,8 +52,9 @@ def _templates() -> Environment:
 
 def page(result: Result) -> str:
     """Render the report: one HTML document that loads nothing from elsewhere."""
-    layers = figures.evenly(result.layers, _MAP_LAYERS)
-    spc = _spc(result)
+    shown = [name for name in result.layers if name != figures.INPUT]
+    layers = figures.evenly(shown, _MAP_LAYERS)
+    best, target = figures.best_score(result)
     return (
         _templates()
         .get_template("report.html")
@@ -53,12 +62,25 @@ def page(result: Result) -> str:
             result=result,
             options=result.provenance["options"],
             provenance=result.provenance,
-            verdict=result.verdict(),
-            figures=[_svg(figures.layer_figure(result, "spc", t), t) for t in result.targets],
-            grids=[_grid(result, target, layers, spc) for target in result.targets],
-            left_out=len(result.layers) - len(layers),
+            layer_count=len(shown),
+            verdict=[s for s in result.verdict() if not _certified(s)],
+            legend=_legend(result),
+            lead=_svg(figures.layer_figure(result, "spc", target), "lead", _by_depth(target)),
+            lead_target=target,
+            figures=_layer_figures(result),
+            padding=_padding_tables(result),
+            grids=[_grid(result, target, layers) for target in result.targets],
+            left_out=len(shown) - len(layers),
             scale=_png(np.linspace(0, 1, 64)[None, :]),
-            rows=result.table.to_dict("records"),
+            pictured=figures.leading(result),
+            profiles=_profiles(result, target),
+            patterns=_patterns(result, best),
+            snr=_snr(result),
+            attribution=_attribution(result),
+            controls=_controls(result),
+            seeds=len(families(w for w, _ in result.conditions).get("random", ())),
+            chance=bool(result.table["chance"].notna().any()),
+            rows=[_score_row(row) for row in result.table.to_dict("records")],
             variants=[
                 (name, parse_variant(name).description)
                 for name in dict.fromkeys(v for _, v in result.conditions)
@@ -73,7 +95,7 @@ def page(result: Result) -> str:
 
 def fragment(result: Result) -> str:
     """Render what a notebook shows of a result: verdict and a table of SPC by layer."""
-    spc = _spc(result)
+    spc, conditions = _scores(result, "spc"), figures.leading(result)
     rows = [
         {
             "layer": layer,
@@ -82,12 +104,13 @@ def fragment(result: Result) -> str:
             "first": place == 0,
         }
         for layer in result.layers
-        for place, condition in enumerate(result.conditions)
+        if layer != figures.INPUT
+        for place, condition in enumerate(conditions)
     ]
     return (
         _templates()
         .get_template("fragment.html")
-        .render(result=result, rows=rows, verdict=result.verdict(), span=len(result.conditions))
+        .render(result=result, rows=rows, verdict=result.verdict(), span=len(conditions))
     )
 
 
@@ -122,14 +145,20 @@ def write_index(folder: Path) -> Path:
 
 
 def _entry(result: Result, folder: Path) -> dict[str, Any]:
-    spc = result.table[result.table["metric"] == "spc"]
+    spc = result.table[(result.table["metric"] == "spc") & (result.table["layer"] != figures.INPUT)]
+    groups = families(w for w, _ in result.conditions).values()
     rows = []
-    for weights, variant in result.conditions:
-        mine = spc[(spc["weights"] == weights) & (spc["variant"] == variant)]
-        best = mine.loc[mine["value"].idxmax()]
-        certificate = result.certificates[(weights, variant)]
+    for weights, variant in figures.leading(result):
+        members = next(group for group in groups if weights in group)
+        mine = spc[spc["weights"].isin(members) & (spc["variant"] == variant)]
+        named = f"random ({len(members)} seeds)" if len(members) > 1 else short_name(weights)
         rows.append(
-            {"weights": weights, "variant": variant, "best": best, "certificate": certificate}
+            {
+                "weights": named,
+                "variant": variant,
+                "best": mine.loc[mine["value"].idxmax()],
+                "passed": all(result.certificates[w, variant].passed for w in members),
+            }
         )
     has_report = (folder / "report.html").exists()
     return {
@@ -141,39 +170,304 @@ def _entry(result: Result, folder: Path) -> dict[str, Any]:
     }
 
 
-def _spc(result: Result) -> dict[tuple[str, ...], dict[str, float]]:
-    rows = result.table[result.table["metric"] == "spc"]
+Scores = dict[tuple[str, ...], dict[str, float]]
+
+
+def _scores(result: Result, metric: str) -> Scores:
+    """Numbers of a metric by weights, variant, layer and target."""
+    rows = result.table[result.table["metric"] == metric]
     keys = rows[["weights", "variant", "layer", "target"]].itertuples(index=False, name=None)
-    return dict(zip(keys, rows[["value", "low", "high"]].to_dict("records"), strict=True))
+    return dict(zip(keys, rows[_NUMBERS].to_dict("records"), strict=True))
 
 
-def _grid(
-    result: Result, target: str, layers: list[str], spc: dict[tuple[str, ...], dict[str, float]]
-) -> dict[str, Any]:
+# ---------------------------------------------------------------- sections
+
+
+def _legend(result: Result) -> list[dict[str, str]]:
+    """Legend of the figures over depth, which the page draws itself, once for all of them."""
+    found = []
+    for condition in figures.leading(result):
+        colour, dashes, marker = figures.look(result, condition)
+        found.append(
+            {
+                "label": figures.family_label(result, condition),
+                "colour": colour,
+                "dashes": "none" if dashes == "-" else " ".join(str(1.5 * d) for d in dashes[1]),
+                "marker": marker,
+            }
+        )
+    return found
+
+
+def _certified(sentence: str) -> bool:
+    """Whether it says that a certificate passes, which the page has in a table."""
+    return sentence.startswith("Certificate of ") and ": passes, " in sentence
+
+
+def _by_depth(target: str) -> str:
+    return f"SPC by depth, {target.replace('_', ' ')}"
+
+
+def _layer_figures(result: Result) -> list[Markup]:
+    """SPC of each target by depth, and the localisation error."""
+    found = [
+        _svg(figures.layer_figure(result, "spc", target), f"spc-{target}", _by_depth(target))
+        for target in result.targets
+    ]
+    for target in figures.scored_targets(result, "error_px"):
+        figure = figures.layer_figure(result, "error_px", target)
+        found.append(_svg(figure, "error", "Localisation error in pixels by depth"))
+    return found
+
+
+def _padding_tables(result: Result) -> list[dict[str, Any]]:
+    """Of the first weights, what each variant took away of the scores as trained."""
+    if result.table["difference"].isna().all():
+        return []
+    weights = result.conditions[0][0]
+    columns = [("spc", target) for target in result.targets]
+    columns += [("error_px", target) for target in figures.scored_targets(result, "error_px")]
+    scores = {metric: _scores(result, metric) for metric in ("spc", "error_px")}
+    layers = [name for name in result.layers if name != figures.INPUT]
+    tables = []
+    for variant in dict.fromkeys(v for w, v in result.conditions if w == weights):
+        rows = []
+        for layer in layers:
+            cells = [
+                _effect(scores[metric], (weights, variant, layer, target), metric)
+                for metric, target in columns
+            ]
+            if any(cells):
+                rows.append({"layer": layer, "cells": cells})
+        if rows:
+            tables.append(
+                {
+                    "weights": weights,
+                    "variant": variant,
+                    "removes": parse_variant(variant).removes_padding,
+                    "columns": [
+                        "localisation, px" if metric == "error_px" else target.replace("_", " ")
+                        for metric, target in columns
+                    ],
+                    "rows": rows,
+                }
+            )
+    return tables
+
+
+def _effect(scores: Scores, key: tuple[str, ...], metric: str) -> dict[str, str] | None:
+    """A cell of the table of differences."""
+    score = scores.get(key)
+    if score is None or math.isnan(score["difference"]):
+        return None
+    form = ".1f" if metric == "error_px" else ".2f"
+    numbers = {name: figures.number_text(value, form) for name, value in score.items()}
+    low, high = numbers["difference_low"], numbers["difference_high"]
+    cell = {
+        "original": figures.number_text(score["value"] + score["difference"], form),
+        "value": numbers["value"],
+        "difference": numbers["difference"] + (f" [{low}, {high}]" if low != "–" else ""),
+        "share": _percent(score["padding_share"]),
+    }
+    # Pixels over the middle of a map, as under valid, are no measure for those over all of it.
+    chance = scores[key[0], "original", *key[2:]]["chance"]
+    if not math.isclose(score["chance"], chance, rel_tol=0.02):
+        cell |= {"difference": f"chance {figures.number_text(chance, form)} → {numbers['chance']}"}
+        cell |= {"share": "–"}
+    return cell
+
+
+def _profiles(result: Result, best: str) -> list[dict[str, Any]]:
+    """Error by distance to the border: the best target, and two more to open."""
+    if result.profile.empty:
+        return []
+    targets = list(dict.fromkeys((best, *result.targets)))[:_PROFILES]
+    return [
+        {
+            "target": target,
+            "figure": _svg(
+                figures.profile_figure(result, target, _MAP_LAYERS),
+                f"profile-{target}",
+                f"Error by distance to the border, {target.replace('_', ' ')}",
+            ),
+        }
+        for target in targets
+    ]
+
+
+def _patterns(result: Result, best: str) -> list[dict[str, Any]]:
+    """Mean maps of the most tuned channels of a few layers, the best among them."""
+    there = {layer for _, _, layer in result.pattern}
+    layers = [name for name in result.layers if name in there and name != figures.INPUT]
+    if not layers:
+        return []
+    chosen = set(figures.evenly(layers, _PATTERN_LAYERS))
+    if best not in chosen:
+        middle = figures.evenly(layers, _PATTERN_LAYERS)[1:-1]
+        chosen = chosen - set(middle[-1:]) | {best}
+    blocks = []
+    for layer in (name for name in layers if name in chosen):
+        rows = [
+            {
+                "condition": row.condition,
+                "leads": row.leads,
+                "snr": figures.number_text(row.snr),
+                "cells": [
+                    {
+                        "channel": cell.channel,
+                        "eta2": figures.number_text(cell.eta2),
+                        "picture": _png((cell.relative + 1) / 2, figures.DIVERGING),
+                    }
+                    for cell in row.cells
+                ],
+            }
+            for row in figures.pattern_rows(result, layer, _PATTERN_CHANNELS)
+        ]
+        if rows:
+            blocks.append({"layer": layer, "rows": rows})
+    return blocks
+
+
+def _snr(result: Result) -> list[dict[str, Any]]:
+    """Signal-to-noise ratio of each layer under every condition, seeds in one cell."""
+    groups = families(w for w, _ in result.conditions).values()
     rows = []
+    for layer in result.layers if result.pattern else ():
+        cells = []
+        for weights, variant in figures.leading(result):
+            members = next(group for group in groups if weights in group)
+            found = [result.pattern.get((w, variant, layer)) for w in members]
+            cells.append(" / ".join(figures.number_text(p.snr) for p in found if p) or "–")
+        rows.append({"layer": layer, "cells": cells})
+    return rows
+
+
+def _controls(result: Result) -> list[dict[str, Any]]:
+    """By layer: SPC, selectivity, and SPC with random weights, of the first variant."""
+    if not (result.table["metric"] == "selectivity").any():
+        return []
+    weights, variant = result.conditions[0]
+    spc, selectivity = _scores(result, "spc"), _scores(result, "selectivity")
+    random = families(w for w, _ in result.conditions).get("random", [])
+    random = [w for w in random if w != weights]
+    found = []
+    for layer in result.layers:
+        keys = [(variant, layer, target) for target in result.targets]
+        lines = [
+            {
+                "name": f"SPC, {short_name(weights)}",
+                "cells": [_interval(spc.get((weights, *k))) for k in keys],
+            }
+        ]
+        if layer != figures.INPUT:
+            cells = [_interval(selectivity.get((weights, *k))) for k in keys]
+            lines.append({"name": "selectivity", "cells": cells})
+            if random:
+                seeds = f" ({len(random)} seeds)" if len(random) > 1 else ""
+                drawn = [[spc[(w, *k)] for w in random if (w, *k) in spc] for k in keys]
+                cells = [
+                    " / ".join(figures.number_text(score["value"]) for score in scores) or "–"
+                    for scores in drawn
+                ]
+                lines.append({"name": f"SPC, random{seeds}", "cells": cells})
+        found.append({"layer": layer, "lines": lines})
+    return found
+
+
+def _interval(score: dict[str, float] | None) -> str:
+    return "–" if score is None else interval(score["value"], score["low"], score["high"])
+
+
+def _attribution(result: Result) -> dict[str, Any] | None:
+    """Which units and sides bring position in, as a figure and a table."""
+    table = result.attribution
+    if table is None or table.empty:
+        return None
+    from ..attribution import Attribution
+    from .attribution import plot_attribution
+
+    table = table.copy()
+    for name in ("order", "value", "low", "high", "effect", "effect_low", "effect_high"):
+        table[name] = pd.to_numeric(table[name], errors="coerce")
+    figure = plot_attribution(table)
+    plt.close(figure)
+    spc = table[table["metric"] == "spc"]
+    targets = list(dict.fromkeys(spc["target"]))
+    cells = {
+        (row["kind"], row["unit"], row["function"], row["keeps"], row["target"]): row
+        for row in spc.to_dict("records")
+    }
+    units = spc[spc["kind"] != "network"].drop_duplicates(["kind", "unit", "function"])
+    rows = [
+        {
+            "unit": f"{unit} ({function})" if function not in ("", "conv2d") else unit,
+            "kind": kind,
+            "cells": [
+                _interval(cells.get((kind, unit, function, keeps, target)))
+                for target in targets
+                for keeps in ("only", "all but")
+            ],
+        }
+        for kind, unit, function in units[["kind", "unit", "function"]].itertuples(
+            index=False, name=None
+        )
+    ]
+    return {
+        "layer": spc["layer"].iloc[0],
+        "summary": Attribution(table, {}).summary(),
+        "figure": _svg(figure, "attribution", "SPC by unit and side that keeps its padding"),
+        "targets": targets,
+        "rows": rows,
+    }
+
+
+def _score_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table of all scores as the page shows it."""
+    numbers = {name: figures.number_text(row[name], ".3f") for name in _NUMBERS}
+    low, high = numbers["difference_low"], numbers["difference_high"]
+    share = _percent(row["padding_share"])
+    if share != "–" and not math.isnan(row["padding_share_low"]):
+        bounds = (row["padding_share_low"], row["padding_share_high"])
+        share += " [{}, {}]".format(*(figures.number_text(100 * v, ".0f") for v in bounds))
+    return {
+        **row,
+        **numbers,
+        "chance": "0" if row["chance"] == 0 else numbers["chance"],
+        "difference": numbers["difference"] + (f" [{low}, {high}]" if low != "–" else ""),
+        "padding_share": share,
+    }
+
+
+def _percent(share: float) -> str:
+    text = figures.number_text(100 * share, ".0f")
+    return text if text == "–" else f"{text} %"
+
+
+def _grid(result: Result, target: str, layers: list[str]) -> dict[str, Any]:
+    rows, spc = [], _scores(result, "spc")
     for layer in layers:
         cells = [
             {
                 "picture": _png(result.maps[(*condition, layer, target)]),
-                "score": spc[(*condition, layer, target)],
+                "score": figures.number_text(spc[(*condition, layer, target)]["value"]),
                 "label": figures.condition_label(condition),
             }
-            for condition in result.conditions
+            for condition in figures.leading(result)
         ]
         rows.append({"layer": layer, "true": _png(result.true_map(layer, target)), "cells": cells})
     return {"target": target, "rows": rows}
 
 
-def _png(values: NDArray[Any]) -> Markup:
+def _png(values: NDArray[Any], colours: str = figures.CMAP) -> Markup:
     """A map in [0, 1] as the address of a picture that carries its own data."""
     finite = np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0, 1)
-    colours = matplotlib.colormaps[figures.CMAP](finite, bytes=True)[..., :3]
+    pixels = matplotlib.colormaps[colours](finite, bytes=True)[..., :3]
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(colours)).save(file, "PNG", optimize=True)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
     return Markup("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
 
 
-def _svg(figure: Figure, name: str) -> Markup:
+def _svg(figure: Figure, name: str, label: str) -> Markup:
     """A figure as an inline SVG element, with identifiers of its own."""
     file = io.StringIO()
     with figures.style(), matplotlib.rc_context({"svg.hashsalt": name, "svg.id": name}):
@@ -181,11 +475,15 @@ def _svg(figure: Figure, name: str) -> Markup:
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'(?<=\sid=")(?=[^"]+")', f"{name}-", text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
+    widest = round(1.4 * 72 * figure.get_figwidth())  # pixels, for text no larger than the page's
+    text = re.sub(
+        r'<svg ([^>]*?)width="[^"]*"', rf'<svg style="max-width: {widest}px" \1', text, count=1
+    )
     text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
-    label = escape.escape(f"SPC by depth, {name.replace('_', ' ')}", quote=True)
+    label = escape.escape(label, quote=True)
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
 
 
