@@ -5,6 +5,7 @@
     result.plot_layers(), result.plot_maps(), result.to_html("report.html")
     probe.certify("resnet18", "circular"), probe.sources("resnet18"), probe.survey("resnet*")
     probe.attribute("resnet18", "layer4", "vertical"), probe.calibrate("resnet18")
+    probe.reproduce("islam2020", images="photographs")
 
 The command ``probe run`` does the same and writes reports.
 """
@@ -15,6 +16,7 @@ from .borders import padding
 from .calibration import Calibration, calibrate
 from .certificates import Certificate, certify, sources
 from .errors import ProbeError, ProbeWarning
+from .reproduction import Reproduction, reproduce
 from .results import Result, load
 from .runner import run
 from .stimuli import Stimuli
@@ -33,6 +35,7 @@ __all__ = [
     "Certificate",
     "ProbeError",
     "ProbeWarning",
+    "Reproduction",
     "Result",
     "Stimuli",
     "attribute",
@@ -42,6 +45,7 @@ __all__ = [
     "load",
     "load_backbone",
     "padding",
+    "reproduce",
     "run",
     "sources",
     "survey",

@@ -24,6 +24,7 @@ from .layers import PRESETS, choose_layers
 from .planted import planted_truth
 from .readouts import READOUTS
 from .report.html import write_index
+from .reproduction import PAPERS, reproduce
 from .results import Result, check_folder, interval, load, short_name, write_files
 from .runner import DEFAULT_WEIGHTS, check_options, make_head, run
 from .stimuli import STIMULI
@@ -534,6 +535,64 @@ def attribute_command(
         typer.echo(f"* {sentence}")
     typer.echo(f"\nTable: {folder / 'attribution.csv'}\nFigure: {folder / 'attribution.png'}")
     _write_again(folder, out)
+
+
+@app.command("reproduce")
+def reproduce_command(
+    paper: Annotated[str, typer.Argument(help=f"{', '.join(PAPERS)}.")] = "islam2020",
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="timm names or globs; without any, the paper's own.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Photographs to train and test on; leaves otherwise.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="pretrained, random, or a .safetensors or .pth file.")
+    ] = "pretrained",
+    train_images: Annotated[int, typer.Option(help="Images to train the readouts on.")] = 512,
+    test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
+    readout: Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")] = "posenet",
+    seed: Annotated[int, typer.Option(help="Of images, readouts and bootstrap.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder of table and page.")] = Path(
+        "reports/reproduction"
+    ),
+) -> None:
+    """Measure a published table again, beside the published figures.
+
+    Rows whose weights or images can't be had say so. Writes reproduction.csv, reproduction.json and
+    reproduction.html to OUT.
+    """
+    check_folder(out)
+    found = reproduce(
+        paper,
+        images,
+        _items(models) if models else None,
+        weights=weights,
+        train_images=train_images,
+        test_images=test_images,
+        readout=readout,
+        seed=seed,
+        device=device,
+        progress=progress,
+        folder=out,
+    )
+    found.save(out)
+    page = found.to_html(out / "reproduction.html")
+    for sentence in found.summary():
+        typer.echo(f"* {sentence}")
+    typer.echo(f"\nPage: {page}")
 
 
 def _best_layer(model: str, folder: Path, weights: str) -> str:

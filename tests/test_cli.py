@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -53,7 +54,10 @@ def test_a_run_writes_everything_and_says_it(command, tmp_path):
     assert "SPC, random weights, original → circular\n" in done.stdout
     assert "img/s" in done.stderr
     files = sorted(p.name for p in (out / NAME).iterdir())
-    assert files == ["maps.npz", "report.html", "run.json", "scores.csv", "scores.parquet"]
+    assert files == [
+        *("channels.parquet", "maps.npz", "pattern.npz", "profile.csv", "profile.parquet"),
+        *("report.html", "run.json", "scores.csv", "scores.parquet"),
+    ]
     assert NAME in (out / "index.html").read_text()
     record = json.loads((out / NAME / "run.json").read_text())
     assert record["options"]["seed"] == 3
@@ -122,7 +126,7 @@ def test_paths_with_commas_and_globs_with_brackets(command, tmp_path):
     words = ["--layers", "blocks.[0,1],blocks.2", "--out", tmp_path, "--no-progress"]
     done = command("run", NAME, *SMALL[:-1], file, *words)
     assert done.returncode == 0, done.stderr
-    assert probe.load(tmp_path / NAME).layers == ["blocks.0", "blocks.1", "blocks.2"]
+    assert probe.load(tmp_path / NAME).layers == ["input", "blocks.0", "blocks.1", "blocks.2"]
 
 
 def test_whatever_one_model_raises_the_others_finish(command, tmp_path, monkeypatch):
@@ -366,3 +370,64 @@ def test_weights_that_cannot_be_had(command, tmp_path, monkeypatch):
     assert done.stderr.count("\n") == 1
     assert "[bundled]" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_readouts_and_their_options_from_the_command_line(command, tmp_path):
+    words = [
+        "run",
+        NAME,
+        *SMALL,
+        "--out",
+        tmp_path,
+        "--no-progress",
+        "--layers",
+        "blocks.0,blocks.1",
+    ]
+    done = command(*words, "--kernel", "3", "--concat", "--variants", "original")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / NAME / "run.json").read_text())
+    assert record["options"]["kernel"] == 3
+    assert record["options"]["concat"] is True
+    assert "concat" in done.stdout
+    repeat = probe.load(tmp_path / NAME).command().split()
+    assert "--concat" in repeat
+    assert repeat[repeat.index("--kernel") + 1] == "3"
+    done = command(*words, "--readout", "posenet", "--kernel", "1")
+    assert done.returncode == 2
+    assert done.stderr == "error: kernel: the readout posenet has kernel 3, got 1\n"
+
+
+def test_calibrate_writes_its_table_and_goes_on(command, tmp_path):
+    words = ["calibrate", "test_resnet", "--weights", "random", "--image-size", "64"]
+    words += ["--train-images", "8", "--test-images", "8", "--no-progress", "--no-planted"]
+    done = command(*words, "--seeds", "2", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "of 50 intervals exclude 0" in done.stdout or "intervals exclude 0" in done.stdout
+    table = pd.read_csv(tmp_path / "test_resnet" / "calibration.csv")
+    assert set(table["seed"]) == {0, 1}
+    done = command(*words, "--seeds", "3", "--out", tmp_path)
+    more = pd.read_csv(tmp_path / "test_resnet" / "calibration.csv")
+    pd.testing.assert_frame_equal(more[more["seed"] < 2], table)
+    assert set(more["seed"]) == {0, 1, 2}
+
+
+def test_attribute_writes_table_and_figure_and_a_section_into_the_report(command, tmp_path):
+    small = ["--image-size", "64", "--weights", "random", "--no-progress", "--out", tmp_path]
+    counts = ["--train-images", "8", "--test-images", "16"]
+    done = command("run", "test_resnet", *small, *counts)
+    assert done.returncode == 0, done.stderr
+    before = (tmp_path / "test_resnet" / "report.html").read_text()
+    done = command("attribute", "test_resnet", *small, *counts, "--groups", "stages")
+    assert done.returncode == 0, done.stderr
+    assert "all but" in done.stdout
+    folder = tmp_path / "test_resnet"
+    table = probe.load(folder).attribution
+    assert set(table["keeps"]) == {"only", "all but", "all", "none"}
+    assert table["value"].dtype == float
+    assert (folder / "attribution.png").read_bytes().startswith(b"\x89PNG")
+    after = (folder / "report.html").read_text()
+    assert "Who put it there" in after
+    assert "Who put it there" not in before
+    done = command("attribute", "test_resnet", "--layer", "no.such", *small)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
