@@ -117,13 +117,14 @@ class Pattern:
             raise KeyError(f"channel {channel} is not among the {len(self.channels)} kept")
         return self.mean[place[0]]
 
-    def keep(self, count: int) -> Pattern:
-        """Return the pattern with the maps of so many channels, the most tuned first."""
-        numbers = [c for c in self.tuned(len(self.eta2)) if c in set(self.channels.tolist())]
-        chosen = np.array(numbers[:count], np.int64)
-        rows = [int(np.flatnonzero(self.channels == c)[0]) for c in chosen]
+    def keep(self, numbers: Sequence[int]) -> Pattern:
+        """Return the pattern with the maps of these channels alone, in this order."""
+        place = {int(channel): row for row, channel in enumerate(self.channels)}
+        rows = [place[int(number)] for number in numbers]
         difference = None if self.difference is None else self.difference[rows]
-        return replace(self, mean=self.mean[rows], channels=chosen, difference=difference)
+        return replace(
+            self, mean=self.mean[rows], channels=self.channels[rows], difference=difference
+        )
 
 
 def find_pattern(

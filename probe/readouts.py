@@ -599,14 +599,15 @@ class PoseNet(Readout):
     drop_epoch : int
         After how many epochs the learning rate falls to a tenth.
     seed : int
-        Of the initial weights (torch's initialisation of a convolution) and of the batches.
+        Of the initial weights (Xavier's initialisation) and of the batches.
     progress : bool
         Show a bar over epochs.
 
     References
     ----------
     Islam, Jia, Bruce (2020), "How much position information do convolutional neural networks
-    encode?", arXiv 2001.08248, sections 3.2 and 4.1.
+    encode?", arXiv 2001.08248, sections 2.1 to 3.2; Glorot, Bengio (2010), "Understanding the
+    difficulty of training deep feedforward neural networks", AISTATS, for the initialisation.
     """
 
     name = "posenet"
@@ -704,15 +705,14 @@ class PoseNet(Readout):
         return self
 
     def _initial(self, channels: int, targets: int) -> tuple[Tensor, Tensor]:
-        """Draw torch's initialisation of a convolution for each target, from a seed of its own."""
-        bound = 1 / math.sqrt(channels * self.kernel**2)
+        """Draw Xavier's initialisation for each target, from a seed of its own."""
+        bound = math.sqrt(6 / ((channels + 1) * self.kernel**2))
+        shape = (channels, self.kernel, self.kernel)
         draws = []
         for target in range(targets):
             rng = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, target]))
-            draws.append(rng.uniform(-bound, bound, channels * self.kernel**2 + 1))
-        flat = torch.tensor(np.stack(draws), dtype=torch.float32)
-        shape = (targets, channels, self.kernel, self.kernel)
-        return flat[:, :-1].reshape(shape).contiguous(), flat[:, -1].contiguous()
+            draws.append(rng.uniform(-bound, bound, shape))
+        return torch.tensor(np.stack(draws), dtype=torch.float32), torch.zeros(targets)
 
     def predict(self, features: ArrayLike | Tensor) -> Tensor:
         state: _PoseNetState = _fitted(self._state)
@@ -732,7 +732,17 @@ class _PoseNetState:
 
     def forward(self, features: Tensor, training: bool) -> Tensor:
         """Map features (B, C, h, w) to (B, T, h − 2, w − 2), in (0, 1)."""
-        x = F.conv2d(features, self.weight, self.bias)
+        # So few output channels are convolved faster as one product for all shifts of the kernel.
+        targets, channels, k, _ = self.weight.shape
+        kernels = self.weight.permute(2, 3, 0, 1).reshape(-1, channels)
+        shares = (kernels @ features.flatten(2)).unflatten(1, (k, k, targets))
+        shares = shares.unflatten(4, features.shape[2:])
+        rows, columns = (side - k + 1 for side in features.shape[2:])
+        x = sum(
+            shares[:, i, j, :, i : i + rows, j : j + columns]
+            for i, j in product(range(k), repeat=2)
+        )
+        x = x + self.bias[:, None, None]
         x = F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, training)
         return torch.sigmoid(x)
 

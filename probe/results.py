@@ -339,14 +339,17 @@ class Result:
     def _files(self) -> dict[str, bytes]:
         arrays = {"/".join(key): value for key, value in self.maps.items()}
         kept: dict[str, NDArray[Any]] = {}
-        for key, pattern in self.pattern.items():
-            name, small = "/".join(key), pattern.keep(CHANNELS_KEPT)
+        for (weights, variant, layer), pattern in self.pattern.items():
+            # The same channels under every variant, so that they can be compared.
+            first = next(p for (w, _, n), p in self.pattern.items() if (w, n) == (weights, layer))
+            there = set(pattern.channels.tolist())
+            most = [c for c in first.tuned(len(first.eta2)) if int(c) in there][:CHANNELS_KEPT]
+            small, name = pattern.keep(most), f"{weights}/{variant}/{layer}"
             for part in ("mean", "channels", "difference"):
                 if getattr(small, part) is not None:
                     kept[f"{name}/{part}"] = getattr(small, part)
-            kept[f"{name}/snr"] = np.array(
-                [p if p is not None else np.nan for p in (small.snr, small.difference_snr)]
-            )
+            ratios = (small.snr, small.difference_snr)
+            kept[f"{name}/snr"] = np.array([np.nan if r is None else r for r in ratios])
         record = {
             **self.provenance,
             "certificates": [
@@ -585,34 +588,10 @@ def _verdict(result: Result) -> list[str]:
     for members in groups.values() if removal is not None else ():
         sentences.append(_removal(spc, members, layers, removal, groups))
 
-    for (w, v), certificate in result.certificates.items():
-        if v == reference == "original":
-            continue
-        who = f"{v}, {short_name(w)} weights"
-        if certificate.passed:
-            sentences.append(
-                f"Certificate of {who}: passes, equivariance residual "
-                f"{certificate.residual:.1e} ≤ {certificate.threshold:.0e}."
-            )
-        elif parse_variant(v).removes_padding:
-            sentences.append(
-                f"Certificate of {who}: fails ({certificate.reason}); "
-                "position that this variant still shows is not ruled out to be padding's."
-                if math.isnan(certificate.residual) or certificate.residual <= certificate.threshold
-                else f"Certificate of {who}: fails, equivariance residual "
-                f"{certificate.residual:.1e}: {certificate.reason}. A source of position is left."
-            )
-        if certificate.contact == 0:
-            sentences.append(
-                f"Canvas of {who}: with a margin of {certificate.margin} pixels nothing that "
-                "padding writes reaches the probed region."
-            )
-        elif certificate.contact is not None:
-            sentences.append(
-                f"Caution: on the canvas of {who} padding still reaches the probed region "
-                f"(contact {certificate.contact:.1e} at a margin of {certificate.margin} pixels): "
-                "some operation spans the whole image, or the margin is too small."
-            )
+    for v in variants:
+        for group, members in groups.items() if not v == reference == "original" else ():
+            found = {w: result.certificates[w, v] for w in members if (w, v) in result.certificates}
+            sentences += _certified(v, group, found)
     sentences += _random_beats_trained(spc, groups, layers, result.targets, reference)
     return sentences
 
@@ -723,6 +702,50 @@ def _removal(
         f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target"
         f"{'' if gone['low'].isna().any() else counted}."
     )
+
+
+def _certified(variant: str, group: str, found: Mapping[str, Certificate]) -> Iterator[str]:
+    """What the certificates of one variant say; of several random draws the worst."""
+    if not found:
+        return
+    failed = {w: c for w, c in found.items() if not c.passed}
+    w, certificate = max((failed or found).items(), key=lambda item: _order(item[1].residual))
+    who = f"{variant}, {short_name(w)} weights"
+    if len(found) > 1:
+        who = f"{variant}, {short_name(group)} weights ({len(found)} seeds)"
+    if certificate.passed:
+        yield (
+            f"Certificate of {who}: passes, equivariance residual "
+            f"{certificate.residual:.1e} ≤ {certificate.threshold:.0e}."
+        )
+    elif parse_variant(variant).removes_padding:
+        if math.isnan(certificate.residual) or certificate.residual <= certificate.threshold:
+            yield (
+                f"Certificate of {who}: fails ({certificate.reason}); "
+                "position that this variant still shows is not ruled out to be padding's."
+            )
+        else:
+            yield (
+                f"Certificate of {who}: fails, equivariance residual "
+                f"{certificate.residual:.1e}: {certificate.reason}. A source of position is left."
+            )
+    touching = [c for c in found.values() if c.contact]
+    if touching:
+        worst = max(touching, key=lambda c: _order(c.contact or 0.0))
+        yield (
+            f"Caution: on the canvas of {who} padding still reaches the probed region "
+            f"(contact {worst.contact:.1e} at a margin of {worst.margin} pixels): "
+            "some operation spans the whole image, or the margin is too small."
+        )
+    elif certificate.contact == 0:
+        yield (
+            f"Canvas of {who}: with a margin of {certificate.margin} pixels nothing that "
+            "padding writes reaches the probed region."
+        )
+
+
+def _order(value: float) -> float:
+    return math.inf if math.isnan(value) else value
 
 
 def _percent(share: float) -> str:

@@ -167,8 +167,8 @@ def score_rows(
         Of the same layer and test images in the network as trained. The difference is
         ``original − variant``, its interval paired over images. The share of padding is the
         difference over what the original has beyond chance, ``(original − variant) / (original −
-        chance)``; it is defined where padding was removed and the original's interval lies beyond
-        chance on the knowing side.
+        chance)``; it is defined where padding was removed, the original's interval lies beyond
+        chance on the knowing side, and chance is the same.
     removes_padding : bool
         Whether the variant leaves nothing of padding.
     seed : int
@@ -194,6 +194,8 @@ def score_rows(
             metrics = np.array([metric for _, metric in scored.columns])
             knows = np.where(np.isin(metrics, LOWER_IS_BETTER), above < 0, below > 0)
             knows &= metrics != "control"
+            # Where a variant leaves other places, chance is another, and so is what lies beyond.
+            knows &= np.isclose(original.chance, scored.chance)
             share = scores.bootstrap_share(paired, beyond, seed, scenes=scenes)
             effects[3:] = [np.where(knows, values, np.nan) for values in share]
     targets, metrics = zip(*scored.columns, strict=True)

@@ -82,7 +82,7 @@ def test_posenet_is_the_published_protocol_one_training_per_target():
     for place in range(2):
         generator = torch.Generator().manual_seed(3)
         weight, bias = readout._initial(5, 2)
-        assert weight.abs().max() <= 1 / np.sqrt(5 * 9)
+        assert weight.abs().max() <= np.sqrt(6 / (5 * 9 + 9))
         head = Published(5, weight[place : place + 1], bias[place : place + 1])
         optimiser = torch.optim.SGD(head.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.StepLR(optimiser, 4, 0.1)
