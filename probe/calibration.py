@@ -181,9 +181,7 @@ def calibrate(
         "circular", targets, readout, train_images, test_images, batch_size, seed
     )
     if test_images < 8:
-        raise ProbeError(
-            f"test_images: expected at least 8, two scenes of four, got {test_images}"
-        )
+        raise ProbeError(f"test_images: expected at least 8, two scenes of four, got {test_images}")
     head = make_head(readout, kernel, concat, seed)
     if isinstance(model, str):
         known_model(model)

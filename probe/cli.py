@@ -103,7 +103,13 @@ def run_command(
     stimuli: Annotated[
         str, typer.Option(help=f"{', '.join(STIMULI)}, or a folder of photographs.")
     ] = "leaves",
-    train_images: Annotated[int, typer.Option(help="Images to fit the readouts on.")] = 256,
+    train_images: Annotated[
+        int | None,
+        typer.Option(
+            help="Images to fit the readouts on: 256 by default, 2,048 for posenet.",
+            show_default=False,
+        ),
+    ] = None,
     test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
     image_size: Annotated[
         str | None,
@@ -145,17 +151,17 @@ def run_command(
     out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
 ) -> None:
     """Run the main job for each model, one after another."""
+    head = make_head(readout, kernel, concat)
     options: dict[str, Any] = {
         "variants": _items(variants),
         "targets": _items(targets) if targets else list(TARGETS),
-        "train_images": train_images,
+        "train_images": head.make().train_images if train_images is None else train_images,
         "test_images": test_images,
         "batch_size": batch_size,
         "readout": readout,
         "seed": seed,
     }
     check_options(**options)
-    make_head(readout, kernel, concat)
     names = expand_models(_items(models) if models else [DEFAULT_MODEL])
     options |= {
         "kernel": kernel,

@@ -64,6 +64,10 @@ class Readout(ABC):
     """
 
     name: ClassVar[str]
+    train_images: ClassVar[int] = 256
+    """How many training images it takes by default."""
+    copies: ClassVar[int] = 0
+    """Copies of all training features that it needs room for at a time."""
     kernel: int = 1
 
     @abstractmethod
@@ -611,6 +615,8 @@ class PoseNet(Readout):
     """
 
     name = "posenet"
+    train_images = 2048  # 15 epochs of 256 are 120 steps, of which it learns little
+    copies = 1
     kernel = 3
     larger_targets = True
 
@@ -636,13 +642,13 @@ class PoseNet(Readout):
         return self
 
     def partial_fit(self, features: ArrayLike | Tensor, fold: int = 0) -> Self:
-        _keep(self._features, as_features(features), self.name)
+        _keep(self._features, as_features(features), self)
         return self
 
     def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
-        features = _kept(self._features)
-        device = features.device
-        places = self.places(*features.shape[2:])
+        images = [image for batch in _seen(self._features) for image in batch]
+        device, channels = images[0].device, len(images[0])
+        places = self.places(*images[0].shape[1:])
         truth = as_targets(targets, places, larger=True)
         size = tuple(truth.shape[1:])
         up = [_upsampling(n, m) for n, m in zip(size, places, strict=True)]
@@ -657,7 +663,7 @@ class PoseNet(Readout):
         pull = (up[0].T @ truth @ up[1]).to(**single)
         pixels = size[0] * size[1]
 
-        channels, wanted = features.shape[1], len(truth)
+        wanted = len(truth)
         weight, bias = self._initial(channels, wanted)
         state = _PoseNetState(
             weight=weight.to(device),
@@ -687,10 +693,10 @@ class PoseNet(Readout):
                 disable=not self.progress,
                 dynamic_ncols=True,
             ):
-                for batch in torch.randperm(len(features), generator=generator).split(
-                    self.batch_size
-                ):
-                    x = state.forward(features[batch.to(device)], training=True)
+                shuffled = torch.randperm(len(images), generator=generator)
+                for batch in shuffled.split(self.batch_size):
+                    features = torch.stack([images[number] for number in batch.tolist()])
+                    x = state.forward(features, training=True)
                     products = ((gram_y @ x @ gram_x) * x).sum() - 2 * (x * pull).sum()
                     # Summed over targets: their parameters have nothing in common.
                     loss = products / (pixels * len(batch))
@@ -792,6 +798,7 @@ class Softmax(Readout):
     """
 
     name = "softmax"
+    copies = 4
 
     def __init__(
         self, cells: int = 7, alphas: Sequence[float] = (1e-4, 1e-2, 1.0), iterations: int = 100
@@ -808,12 +815,12 @@ class Softmax(Readout):
         return self
 
     def partial_fit(self, features: ArrayLike | Tensor, fold: int = 0) -> Self:
-        _keep(self._features, as_features(features), self.name)
+        _keep(self._features, as_features(features), self)
         self._folds += [fold] * len(self._features[-1])
         return self
 
     def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
-        features = _kept(self._features)
+        features = torch.cat(_seen(self._features))
         self._size = tuple(features.shape[2:])
         truth = as_targets(targets, self._size)
         grid = self.grid(*self._size)
@@ -930,8 +937,8 @@ def _cross_entropy(
     return total / count + alpha / 2 * float((solution[:-1] ** 2).sum()), gradient
 
 
-def _keep(features: list[Tensor], batch: Tensor, readout: str) -> None:
-    """Keep a batch for later epochs."""
+def _keep(features: list[Tensor], batch: Tensor, readout: Readout) -> None:
+    """Keep a batch for later, if as many copies as the fit makes have room."""
     batch = batch.detach().to(torch.float32)
     if features and features[0].shape[1:] != batch.shape[1:]:
         raise ProbeError(
@@ -940,16 +947,16 @@ def _keep(features: list[Tensor], batch: Tensor, readout: str) -> None:
         )
     images = sum(map(len, features)) + len(batch)
     check_memory(
-        2.2 * 4 * images * math.prod(batch.shape[1:]),
+        4 * readout.copies * images * math.prod(batch.shape[1:]),
         batch.device,
-        f"the readout {readout} keeps its features: {images:,} images of "
+        f"the readout {readout.name} keeps its features: {images:,} images of "
         f"{' × '.join(map(str, batch.shape[1:]))} values",
         "choose fewer images or layers, or the readout ridge, which keeps none",
     )
     features.append(batch.clone())
 
 
-def _kept(features: list[Tensor]) -> Tensor:
+def _seen(features: list[Tensor]) -> list[Tensor]:
     if not features:
         raise ProbeError("the readout has seen no features: call partial_fit first")
-    return torch.cat(features)
+    return features

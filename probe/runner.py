@@ -172,7 +172,7 @@ def run(
     layers: str | Sequence[str] = "stages",
     targets: str | Sequence[str] = TARGETS,
     stimuli: str | Path | Tensor | Stimuli = "leaves",
-    train_images: int = 256,
+    train_images: int | None = None,
     test_images: int = 64,
     image_size: int | tuple[int, int] | None = None,
     batch_size: int = 32,
@@ -221,9 +221,12 @@ def run(
     stimuli : str, Path, Tensor, ndarray or Stimuli
         ``leaves``, ``noise``, ``pink``, ``black``, ``white``, a folder of photographs, or a
         tensor (N, 3, H, W) in [0, 1], of which the first are for training, the next for testing.
-    train_images, test_images : int
-        How many images to fit the readouts on (at least 2) and to score them on (at least 1; an
-        interval takes 2).
+    train_images : int, optional
+        How many images to fit the readouts on, at least 2. By default 256; 2,048 for ``posenet``,
+        whose gradient descent takes so many steps.
+    test_images : int
+        How many images to score the readouts on, at least 1. An interval takes two scenes, which
+        are four images each on leaves.
     image_size : int or (int, int), optional
         Pixels, one number or height and width. By default timm's size for the model, rounded up
         to a multiple of its total stride, without which no torus of its layers closes.
@@ -271,10 +274,12 @@ def run(
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     weights = _weights(model, weights)
+    head = make_head(readout, kernel, concat, seed, progress)
+    if train_images is None:
+        train_images = head.make().train_images
     variants, targets = check_options(
         variants, targets, readout, train_images, test_images, batch_size, seed
     )
-    head = make_head(readout, kernel, concat, seed, progress)
     parsed = [parse_variant(v) for v in variants]
     if margin is not None and not any(v.canvas for v in parsed):
         raise ProbeError("margin: it is for the variant canvas, which was not asked for")
@@ -700,7 +705,7 @@ def _room(job: Job, condition: Condition) -> int:
             size = layer.channels * readout.kernel**2
             total += 8 * FOLDS * size * (size + height * width)
         else:
-            total += 2 * 4 * job.train_images * layer.channels * height * width
+            total += 4 * readout.copies * job.train_images * layer.channels * height * width
     return total
 
 
