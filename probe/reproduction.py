@@ -330,7 +330,7 @@ def reproduce(
     models: str | Sequence[str] | None = None,
     *,
     weights: str | Path = "pretrained",
-    train_images: int = 256,
+    train_images: int = 512,
     test_images: int = 64,
     image_size: int | tuple[int, int] = 224,
     batch_size: int = 32,
