@@ -37,6 +37,7 @@ from . import scores
 from .backbones import Backbone, input_size, known_model, load_backbone, pick_device
 from .borders import SIDES, Call, padding
 from .errors import ProbeError, ProbeWarning, one_of
+from .files import json_bytes, write_files
 from .layers import (
     Layer,
     Taps,
@@ -50,7 +51,7 @@ from .layers import (
     total_stride,
 )
 from .readouts import FOLDS, Ridge
-from .results import KNOWLEDGE, interval, plain, short_name, write_files
+from .results import KNOWLEDGE, interval, short_name
 from .runner import (
     _single,
     check_options,
@@ -163,8 +164,7 @@ class Attribution:
         """
         text = io.StringIO()
         self.table.to_csv(text, index=False)
-        record = json.dumps(plain(self.provenance), indent=1, ensure_ascii=False)
-        files = {_TABLE: text.getvalue().encode(), _RECORD: record.encode() + b"\n"}
+        files = {_TABLE: text.getvalue().encode(), _RECORD: json_bytes(self.provenance)}
         write_files(Path(folder), files)
         return Path(folder)
 

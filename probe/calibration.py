@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from .backbones import input_size, known_model, load_backbone
 from .certificates import prepare
 from .errors import ProbeError
+from .files import json_bytes, plain, write_files
 from .layers import evaluating, tap, total_stride
-from .results import plain, write_files
 from .runner import (
     INPUT,
     Condition,
@@ -98,10 +98,9 @@ class Calibration:
         return Path(folder)
 
     def _files(self) -> dict[str, bytes]:
-        text = json.dumps(plain(self.provenance), indent=1, ensure_ascii=False)
         return {
             "calibration.csv": self.table.to_csv(index=False).encode(),
-            "calibration.json": text.encode() + b"\n",
+            "calibration.json": json_bytes(self.provenance),
         }
 
 

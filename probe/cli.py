@@ -20,12 +20,13 @@ from .backbones import available, expand_models, known_model, load_backbone
 from .calibration import calibrate
 from .certificates import certify, sources
 from .errors import ProbeError, ProbeWarning
+from .files import check_folder, write_files
 from .layers import PRESETS, choose_layers
 from .planted import planted_truth
 from .readouts import READOUTS
 from .report.html import write_index
 from .reproduction import PAPERS, reproduce
-from .results import Result, check_folder, interval, load, short_name, write_files
+from .results import Result, interval, load, short_name
 from .runner import DEFAULT_WEIGHTS, check_options, make_head, run
 from .stimuli import STIMULI
 from .surveys import findings, survey

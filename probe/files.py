@@ -18,6 +18,93 @@ from numpy.typing import NDArray
 
 from .errors import ProbeError
 
-_ROOM = 64 * 1024  # bytes, to find out whether a folder can be written to
+_ROOM = 4 * 2**20  # bytes; a result with its report is smaller
 
 
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files whole: all to temporary names first, then each moved to its place in order.
+
+    Raises
+    ------
+    ProbeError
+        If there is no room or permission; nothing is left half-written.
+    """
+    waiting: list[tuple[str, Path]] = []
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mask = os.umask(0)
+        os.umask(mask)
+        for name, content in files.items():
+            descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+            waiting.append((temporary, folder / name))
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~mask)
+        while waiting:
+            os.replace(*waiting[0])
+            waiting.pop(0)
+    except OSError as error:
+        raise ProbeError(
+            f"can't write to {str(folder)!r}: {error.strerror or error}; "
+            "choose another output folder"
+        ) from error
+    finally:
+        for temporary, _ in waiting:
+            Path(temporary).unlink(missing_ok=True)
+        for empty in made:
+            with contextlib.suppress(OSError):  # holds what was written, or was never made
+                empty.rmdir()
+
+
+def check_folder(folder: Path) -> None:
+    """Find out before a long run whether its results can be written; leaves nothing behind.
+
+    Raises
+    ------
+    ProbeError
+        If there is no room or permission.
+    """
+    try:
+        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(_ROOM))
+            file.flush()
+    except OSError as error:
+        raise ProbeError(
+            f"can't write to {str(folder)!r}: {error.strerror or error}; "
+            "choose another output folder"
+        ) from error
+
+
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Named arrays as a compressed ``.npz`` file."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def parquet_bytes(table: pd.DataFrame) -> bytes:
+    """A table as a Parquet file, without its index."""
+    file = io.BytesIO()
+    table.to_parquet(file, index=False)
+    return file.getvalue()
+
+
+def json_bytes(values: Mapping[str, Any]) -> bytes:
+    """What :func:`plain` makes of a mapping, as a JSON file."""
+    return json.dumps(plain(values), indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into what JSON knows; NaN and infinities into strings."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    convert: Callable[[], Any] | None = getattr(value, "item", None)
+    return convert() if callable(convert) else value

@@ -25,12 +25,12 @@ from tqdm.auto import tqdm
 
 from .backbones import Backbone, expand_models, is_random, known_model, load_backbone, pick_device
 from .errors import ProbeError, ProbeWarning, one_of
+from .files import check_folder, json_bytes, write_files
 from .layers import evaluating, tap, total_stride
-from .results import check_folder, interval, plain, short_name, write_files
+from .results import interval, number_text, short_name
 from .runner import (
     CONCAT,
     Condition,
-    Head,
     Job,
     check_options,
     device_name,
@@ -186,7 +186,7 @@ class Reproduction:
                 text = f"{cell['target'].replace('_', ' ')} "
                 text += interval(cell["value"], cell["low"], cell["high"])
                 if not np.isnan(cell["published"]):
-                    text += f" (published {number(cell['published'])})"
+                    text += f" (published {number_text(cell['published'], '.3f')})"
                 scores.append(text)
             who = f"{row}, {short_name(weights)} weights" if weights else row
             sentences.append(f"{who}, on {self.trained_on}: SPC {', '.join(scores)}.")
@@ -219,10 +219,9 @@ class Reproduction:
         ProbeError
             If they can't be written.
         """
-        text = json.dumps(plain(self.provenance), indent=1, ensure_ascii=False)
         files = {
             "reproduction.csv": self.table.to_csv(index=False).encode(),
-            "reproduction.json": text.encode() + b"\n",
+            "reproduction.json": json_bytes(self.provenance),
         }
         write_files(Path(folder), files)
         return Path(folder)
@@ -240,6 +239,8 @@ class Reproduction:
         ProbeError
             If the file can't be written.
         """
+        from .report.reproduction import page
+
         path = Path(path)
         write_files(path.parent, {path.name: page(self).encode()})
         return path
@@ -594,75 +595,3 @@ def _beside(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     rows = rows.merge(published().rename(columns={"row": "beside"}), "left", keys)
     rows = rows.sort_values("table", kind="stable", ignore_index=True)[COLUMNS]
     return rows.astype(_DTYPES)
-
-
-# ---------------------------------------------------------------- the page
-
-
-def number(value: float, decimals: int = 3) -> str:
-    """Write a number, with a true minus; a dash for none."""
-    if np.isnan(value):
-        return "–"
-    text = f"{value:.{decimals}f}"
-    return text.replace("-", "−") if float(text) else text.replace("-", "")
-
-
-def page(reproduction: Reproduction) -> str:
-    """Render a reproduction: one HTML document that loads nothing from elsewhere."""
-    from .report.html import _templates
-
-    table = reproduction.table
-    head = Head(reproduction.provenance["options"]["readout"], concat=True)
-    first, padding = (rows for _, rows in table.groupby("table", sort=False))
-    grids = [
-        ("SPC", _grid(first[first["metric"] == "spc"], "stimuli")),
-        ("MAE", _grid(first[first["metric"] == "mae"], "stimuli")),
-        *(
-            (
-                f"Padding, on {stimuli}",
-                _grid(rows.assign(metric=rows["metric"].str.upper()), "metric"),
-            )
-            for stimuli, rows in padding.groupby("stimuli", sort=False)
-            if rows[["value", "published"]].notna().any(axis=None)
-        ),
-    ]
-    return (
-        _templates()
-        .get_template("reproduction.html")
-        .render(
-            title=reproduction.provenance["title"],
-            provenance=reproduction.provenance,
-            options=reproduction.provenance["options"],
-            sentences=reproduction.summary(),
-            grids=grids,
-            readout=head.label,
-            leaves=reproduction.trained_on == LEAVES,
-        )
-    )
-
-
-def _grid(table: pd.DataFrame, by: str) -> dict[str, Any]:
-    """Rows by target and network; groups of columns with what is measured and published."""
-    groups = [
-        (name, bool(cells["value"].notna().any()), bool(cells["published"].notna().any()))
-        for name, cells in table.groupby(by, sort=False)
-    ]
-    groups = [group for group in groups if any(group[1:])]
-    targets = []
-    for target, rows in table.groupby("target", sort=False):
-        networks = []
-        for network, cells in rows.groupby("row", sort=False):
-            found = cells.set_index(by)
-            networks.append((network, [_cell(found.loc[name]) for name, *_ in groups]))
-        targets.append((target, networks))
-    return {"groups": groups, "targets": targets}
-
-
-def _cell(row: pd.Series) -> dict[str, str]:
-    bounds = "" if np.isnan(row["low"]) else f"[{number(row['low'])}, {number(row['high'])}]"
-    return {
-        "value": number(row["value"]),
-        "bounds": bounds,
-        "published": number(row["published"]),
-        "status": row["status"],
-    }

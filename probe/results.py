@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
 import math
-import os
 import shlex
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +19,7 @@ from numpy.typing import NDArray
 from .backbones import is_random
 from .certificates import Certificate
 from .errors import ProbeError
+from .files import json_bytes, npz_bytes, parquet_bytes, write_files
 from .layers import GridLayer, Layer
 from .patterns import Pattern
 from .targets import layer_targets
@@ -53,8 +50,6 @@ CHANNELS_KEPT = 16
 
 KNOWS = 0.5
 """SPC from which the verdict says that a layer knows a target."""
-
-_ROOM = 4 * 2**20  # bytes; a result with its report is smaller
 
 Condition = tuple[str, str]
 """Weights and variant."""
@@ -359,13 +354,13 @@ class Result:
         }
         return {
             "scores.csv": self.table.to_csv(index=False).encode(),
-            "scores.parquet": _parquet(self.table),
+            "scores.parquet": parquet_bytes(self.table),
             "profile.csv": self.profile.to_csv(index=False).encode(),
-            "profile.parquet": _parquet(self.profile),
-            "channels.parquet": _parquet(self.channels),
-            "maps.npz": _npz(arrays),
-            "pattern.npz": _npz(kept),
-            "run.json": json.dumps(plain(record), indent=1, ensure_ascii=False).encode() + b"\n",
+            "profile.parquet": parquet_bytes(self.profile),
+            "channels.parquet": parquet_bytes(self.channels),
+            "maps.npz": npz_bytes(arrays),
+            "pattern.npz": npz_bytes(kept),
+            "run.json": json_bytes(record),
         }
 
 
@@ -455,82 +450,24 @@ def _load_pattern(folder: Path) -> dict[PatternKey, Pattern]:
     return found
 
 
-def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    return file.getvalue()
-
-
-def _parquet(table: pd.DataFrame) -> bytes:
-    file = io.BytesIO()
-    table.to_parquet(file, index=False)
-    return file.getvalue()
-
-
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files whole: all to temporary names first, then each moved to its place in order.
-
-    Raises
-    ------
-    ProbeError
-        If there is no room or permission; nothing is left half-written.
-    """
-    waiting: list[tuple[str, Path]] = []
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        mask = os.umask(0)
-        os.umask(mask)
-        for name, content in files.items():
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-            waiting.append((temporary, folder / name))
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~mask)
-        while waiting:
-            os.replace(*waiting[0])
-            waiting.pop(0)
-    except OSError as error:
-        raise ProbeError(
-            f"can't write to {str(folder)!r}: {error.strerror or error}; "
-            "choose another output folder"
-        ) from error
-    finally:
-        for temporary, _ in waiting:
-            Path(temporary).unlink(missing_ok=True)
-        for empty in made:
-            with contextlib.suppress(OSError):  # holds what was written, or was never made
-                empty.rmdir()
-
-
-def check_folder(folder: Path) -> None:
-    """Find out before a long run whether its results can be written; leaves nothing behind.
-
-    Raises
-    ------
-    ProbeError
-        If there is no room or permission.
-    """
-    try:
-        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(bytes(_ROOM))
-            file.flush()
-    except OSError as error:
-        raise ProbeError(
-            f"can't write to {str(folder)!r}: {error.strerror or error}; "
-            "choose another output folder"
-        ) from error
-
-
 # ---------------------------------------------------------------- words
 
 
 def short_name(weights: str) -> str:
     """Weights as figures name them: the file's name of a path."""
     return Path(weights).name if "/" in weights or "\\" in weights else weights
+
+
+def number_text(value: float, form: str = ".2f") -> str:
+    """A number with a proper minus, none before 0, and a dash for none."""
+    if np.isnan(value):
+        return "–"
+    if np.isinf(value):
+        return "∞"
+    text = format(value, form)
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
 
 
 def interval(value: float, low: float, high: float) -> str:
@@ -833,21 +770,6 @@ def _command(provenance: Mapping[str, Any]) -> str:
         else:
             words += [flag, ",".join(map(str, values))]
     return shlex.join(words)
-
-
-# ---------------------------------------------------------------- JSON
-
-
-def plain(value: Any) -> Any:
-    """Turn a value into what JSON knows; NaN and infinities into strings."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    convert: Callable[[], Any] | None = getattr(value, "item", None)
-    return convert() if callable(convert) else value
 
 
 def _number(value: Any) -> float:

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from .certificates import Certificate, prepare
 from .errors import ProbeError
+from .files import write_files
 from .inventory import PADDING
-from .results import write_files
 from .variants import parse_variant
 
 COLUMNS = [

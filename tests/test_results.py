@@ -15,8 +15,9 @@ import pytest
 import torch
 
 import probe
+from probe.files import check_folder, write_files
 from probe.report.html import write_index
-from probe.results import check_folder, interval, write_files
+from probe.results import interval
 
 
 def test_what_is_saved_is_what_is_loaded(result, tmp_path):

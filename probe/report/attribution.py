@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from ..errors import one_of
 from ..scores import METRICS
-from .figures import _LABELS, _shown_once, plain_text, style
+from .figures import LABELS, plain_text, shown_once, style
 
 _ROW = 0.19  # inches
 _SHIFT = 0.16  # of a row, between the dots of one unit
@@ -60,13 +60,13 @@ def plot_attribution(table: pd.DataFrame, metric: str = "spc") -> Figure:
             for axes, shown in zip(column, (kind, "side"), strict=True):
                 _draw(mine, shown, axes)
             column[0].set_title(target.replace("_", " "), loc="left", fontweight="bold")
-            column[1].set_xlabel(_LABELS[metric])
+            column[1].set_xlabel(LABELS[metric])
         grid[0, 0].set_ylabel(f"padded {kind}s, in order")
         grid[1, 0].set_ylabel("sides")
         first = rows.iloc[0]
         figure.suptitle(plain_text(f"{first['model']}, {first['layer']}"))
         figure.legend(handles=_handles(), loc="outside lower center", ncols=2)
-    return _shown_once(figure)
+    return shown_once(figure)
 
 
 def _colours() -> dict[str, str]:

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from ..errors import ProbeError, one_of
-from ..results import Condition, families, short_name
+from ..results import Condition, families, number_text, short_name
 from ..tables import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ DIVERGING = "RdBu_r"
 INPUT = "input"
 """The control layer: the pixels themselves."""
 
-_LABELS = {
+LABELS = {
     "spc": "SPC",
     "mae": "Mean absolute error",
     "r2": "R²",
@@ -106,7 +106,7 @@ def style() -> Iterator[None]:
 
 def plot_layers(result: Result, metric: str = "spc") -> Figure:
     """Draw the score by depth; see :meth:`probe.Result.plot_layers`."""
-    one_of(metric, _LABELS, "metric")
+    one_of(metric, LABELS, "metric")
     targets = scored_targets(result, metric)
     if not targets:
         raise ProbeError(f"metric: the result has no scores {metric!r}")
@@ -127,7 +127,7 @@ def plot_layers(result: Result, metric: str = "spc") -> Figure:
             handles=entries, loc="outside lower center", ncols=_legend_columns(entries, width)
         )
         figure.suptitle(plain_text(result.model))
-    return _shown_once(figure)
+    return shown_once(figure)
 
 
 def layer_figure(result: Result, metric: str, target: str) -> Figure:
@@ -188,7 +188,7 @@ def draw_layers(result: Result, metric: str, target: str, axes: Axes) -> None:
         axes.set_ylim(bottom=0)
     else:
         axes.set_ylim(0, 1.03)
-    axes.set(xlabel="", ylabel=_LABELS[metric])
+    axes.set(xlabel="", ylabel=LABELS[metric])
     title = "localisation" if metric == "error_px" else target.replace("_", " ")
     axes.set_title(title, loc="left", fontweight="bold")
 
@@ -278,7 +278,7 @@ def plot_maps(result: Result, layer: str | None = None) -> Figure:
             _row_label(axes, words.replace(", ", "\n"))
         figure.colorbar(picture, ax=grid, shrink=0.5, label="predicted value")
         figure.suptitle(f"{plain_text(result.model)}, {plain_text(layer)}: mean predicted maps")
-    return _shown_once(figure)
+    return shown_once(figure)
 
 
 # ---------------------------------------------------------------- profile
@@ -293,7 +293,7 @@ def plot_profile(result: Result, target: str | None = None) -> Figure:
         except BaseException:
             plt.close(figure)
             raise
-    return _shown_once(figure)
+    return shown_once(figure)
 
 
 def profile_figure(result: Result, target: str, most: int) -> Figure:
@@ -375,7 +375,7 @@ def plot_pattern(result: Result, layer: str | None = None, channels: int = 8) ->
         figure.suptitle(
             f"{plain_text(result.model)}, {plain_text(layer)}: channels most tuned to position"
         )
-    return _shown_once(figure)
+    return shown_once(figure)
 
 
 def pattern_rows(result: Result, layer: str, channels: int) -> list[PatternRow]:
@@ -492,18 +492,6 @@ def _of(table: pd.DataFrame, condition: Condition) -> pd.DataFrame:
 # ---------------------------------------------------------------- small things
 
 
-def number_text(value: float, form: str = ".2f") -> str:
-    """A number with a proper minus, none before 0, and a dash for none."""
-    if np.isnan(value):
-        return "–"
-    if np.isinf(value):
-        return "∞"
-    text = format(value, form)
-    if float(text) == 0:
-        text = text.lstrip("-")
-    return text.replace("-", "−")
-
-
 def plain_text(text: str) -> str:
     """Keep matplotlib from reading a name as mathematics."""
     return text.replace("$", r"\$")
@@ -533,7 +521,7 @@ def _row_label(axes: Axes, words: str) -> None:
     axes.set_ylabel(plain_text(words), rotation=0, ha="right", va="center", labelpad=8)
 
 
-def _shown_once(figure: Figure) -> Figure:
+def shown_once(figure: Figure) -> Figure:
     """In a notebook the returned figure is what shows; pyplot must not show it again."""
     if "inline" in matplotlib.get_backend().lower():
         plt.close(figure)

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import html as escape
-import io
 import math
-import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from PIL import Image
 
 from ..errors import ProbeError
-from ..results import Result, families, interval, load, short_name, write_files
+from ..files import write_files
+from ..results import Result, families, interval, load, number_text, short_name
 from ..variants import DESCRIPTIONS, parse_variant
 from . import figures
+from .parts import png, svg, templates
 
 _MAP_LAYERS = 8
 _PROFILES = 3  # targets
@@ -35,28 +27,13 @@ _NUMBERS = [
 ]
 
 
-@cache
-def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("probe.report", "templates"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["interval"] = lambda row: interval(row["value"], row["low"], row["high"])
-    environment.filters["words"] = lambda text: str(text).replace("_", " ")
-    environment.filters["short"] = lambda text: short_name(str(text))
-    return environment
-
-
 def page(result: Result) -> str:
     """Render the report: one HTML document that loads nothing from elsewhere."""
     shown = [name for name in result.layers if name != figures.INPUT]
     layers = figures.evenly(shown, _MAP_LAYERS)
     best, target = figures.best_score(result)
     return (
-        _templates()
+        templates()
         .get_template("report.html")
         .render(
             result=result,
@@ -65,13 +42,13 @@ def page(result: Result) -> str:
             layer_count=len(shown),
             verdict=[s for s in result.verdict() if not _certified(s)],
             legend=_legend(result),
-            lead=_svg(figures.layer_figure(result, "spc", target), "lead", _by_depth(target)),
+            lead=svg(figures.layer_figure(result, "spc", target), "lead", _by_depth(target)),
             lead_target=target,
             figures=_layer_figures(result),
             padding=_padding_tables(result),
             grids=[_grid(result, target, layers) for target in result.targets],
             left_out=len(shown) - len(layers),
-            scale=_png(np.linspace(0, 1, 64)[None, :]),
+            scale=png(np.linspace(0, 1, 64)[None, :]),
             pictured=figures.leading(result),
             profiles=_profiles(result, target),
             patterns=_patterns(result, best),
@@ -108,7 +85,7 @@ def fragment(result: Result) -> str:
         for place, condition in enumerate(conditions)
     ]
     return (
-        _templates()
+        templates()
         .get_template("fragment.html")
         .render(result=result, rows=rows, verdict=result.verdict(), span=len(conditions))
     )
@@ -136,7 +113,7 @@ def write_index(folder: Path) -> Path:
             faults.append(f"{record.parent.name} is left out: {error}")
     surveys = [p.relative_to(folder).as_posix() for p in sorted(folder.glob("*/survey.html"))]
     document = (
-        _templates()
+        templates()
         .get_template("index.html")
         .render(entries=entries, faults=faults, surveys=surveys)
     )
@@ -211,12 +188,12 @@ def _by_depth(target: str) -> str:
 def _layer_figures(result: Result) -> list[Markup]:
     """SPC of each target by depth, and the localisation error."""
     found = [
-        _svg(figures.layer_figure(result, "spc", target), f"spc-{target}", _by_depth(target))
+        svg(figures.layer_figure(result, "spc", target), f"spc-{target}", _by_depth(target))
         for target in result.targets
     ]
     for target in figures.scored_targets(result, "error_px"):
         figure = figures.layer_figure(result, "error_px", target)
-        found.append(_svg(figure, "error", "Localisation error in pixels by depth"))
+        found.append(svg(figure, "error", "Localisation error in pixels by depth"))
     return found
 
 
@@ -261,10 +238,10 @@ def _effect(scores: Scores, key: tuple[str, ...], metric: str) -> dict[str, str]
     if score is None or math.isnan(score["difference"]):
         return None
     form = ".1f" if metric == "error_px" else ".2f"
-    numbers = {name: figures.number_text(value, form) for name, value in score.items()}
+    numbers = {name: number_text(value, form) for name, value in score.items()}
     low, high = numbers["difference_low"], numbers["difference_high"]
     cell = {
-        "original": figures.number_text(score["value"] + score["difference"], form),
+        "original": number_text(score["value"] + score["difference"], form),
         "value": numbers["value"],
         "difference": numbers["difference"] + (f" [{low}, {high}]" if low != "–" else ""),
         "share": _percent(score["padding_share"]),
@@ -272,7 +249,7 @@ def _effect(scores: Scores, key: tuple[str, ...], metric: str) -> dict[str, str]
     # Pixels over the middle of a map, as under valid, are no measure for those over all of it.
     chance = scores[key[0], "original", *key[2:]]["chance"]
     if not math.isclose(score["chance"], chance, rel_tol=0.02):
-        cell |= {"difference": f"chance {figures.number_text(chance, form)} → {numbers['chance']}"}
+        cell |= {"difference": f"chance {number_text(chance, form)} → {numbers['chance']}"}
         cell |= {"share": "–"}
     return cell
 
@@ -285,7 +262,7 @@ def _profiles(result: Result, best: str) -> list[dict[str, Any]]:
     return [
         {
             "target": target,
-            "figure": _svg(
+            "figure": svg(
                 figures.profile_figure(result, target, _MAP_LAYERS),
                 f"profile-{target}",
                 f"Error by distance to the border, {target.replace('_', ' ')}",
@@ -311,12 +288,12 @@ def _patterns(result: Result, best: str) -> list[dict[str, Any]]:
             {
                 "condition": row.condition,
                 "leads": row.leads,
-                "snr": figures.number_text(row.snr),
+                "snr": number_text(row.snr),
                 "cells": [
                     {
                         "channel": cell.channel,
-                        "eta2": figures.number_text(cell.eta2),
-                        "picture": _png((cell.relative + 1) / 2, figures.DIVERGING),
+                        "eta2": number_text(cell.eta2),
+                        "picture": png((cell.relative + 1) / 2, figures.DIVERGING),
                     }
                     for cell in row.cells
                 ],
@@ -337,7 +314,7 @@ def _snr(result: Result) -> list[dict[str, Any]]:
         for weights, variant in figures.leading(result):
             members = next(group for group in groups if weights in group)
             found = [result.pattern.get((w, variant, layer)) for w in members]
-            cells.append(" / ".join(figures.number_text(p.snr) for p in found if p) or "–")
+            cells.append(" / ".join(number_text(p.snr) for p in found if p) or "–")
         rows.append({"layer": layer, "cells": cells})
     return rows
 
@@ -366,7 +343,7 @@ def _controls(result: Result) -> list[dict[str, Any]]:
                 seeds = f" ({len(random)} seeds)" if len(random) > 1 else ""
                 drawn = [[spc[(w, *k)] for w in random if (w, *k) in spc] for k in keys]
                 cells = [
-                    " / ".join(figures.number_text(score["value"]) for score in scores) or "–"
+                    " / ".join(number_text(score["value"]) for score in scores) or "–"
                     for scores in drawn
                 ]
                 lines.append({"name": f"SPC, random{seeds}", "cells": cells})
@@ -415,7 +392,7 @@ def _attribution(result: Result) -> dict[str, Any] | None:
     return {
         "layer": spc["layer"].iloc[0],
         "summary": Attribution(table, {}).summary(),
-        "figure": _svg(figure, "attribution", "SPC by unit and side that keeps its padding"),
+        "figure": svg(figure, "attribution", "SPC by unit and side that keeps its padding"),
         "targets": targets,
         "rows": rows,
     }
@@ -423,12 +400,12 @@ def _attribution(result: Result) -> dict[str, Any] | None:
 
 def _score_row(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the table of all scores as the page shows it."""
-    numbers = {name: figures.number_text(row[name], ".3f") for name in _NUMBERS}
+    numbers = {name: number_text(row[name], ".3f") for name in _NUMBERS}
     low, high = numbers["difference_low"], numbers["difference_high"]
     share = _percent(row["padding_share"])
     if share != "–" and not math.isnan(row["padding_share_low"]):
         bounds = (row["padding_share_low"], row["padding_share_high"])
-        share += " [{}, {}]".format(*(figures.number_text(100 * v, ".0f") for v in bounds))
+        share += " [{}, {}]".format(*(number_text(100 * v, ".0f") for v in bounds))
     return {
         **row,
         **numbers,
@@ -439,7 +416,7 @@ def _score_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _percent(share: float) -> str:
-    text = figures.number_text(100 * share, ".0f")
+    text = number_text(100 * share, ".0f")
     return text if text == "–" else f"{text} %"
 
 
@@ -448,43 +425,14 @@ def _grid(result: Result, target: str, layers: list[str]) -> dict[str, Any]:
     for layer in layers:
         cells = [
             {
-                "picture": _png(result.maps[(*condition, layer, target)]),
-                "score": figures.number_text(spc[(*condition, layer, target)]["value"]),
+                "picture": png(result.maps[(*condition, layer, target)]),
+                "score": number_text(spc[(*condition, layer, target)]["value"]),
                 "label": figures.condition_label(condition),
             }
             for condition in figures.leading(result)
         ]
-        rows.append({"layer": layer, "true": _png(result.true_map(layer, target)), "cells": cells})
+        rows.append({"layer": layer, "true": png(result.true_map(layer, target)), "cells": cells})
     return {"target": target, "rows": rows}
-
-
-def _png(values: NDArray[Any], colours: str = figures.CMAP) -> Markup:
-    """A map in [0, 1] as the address of a picture that carries its own data."""
-    finite = np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0, 1)
-    pixels = matplotlib.colormaps[colours](finite, bytes=True)[..., :3]
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
-    return Markup("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
-
-
-def _svg(figure: Figure, name: str, label: str) -> Markup:
-    """A figure as an inline SVG element, with identifiers of its own."""
-    file = io.StringIO()
-    with figures.style(), matplotlib.rc_context({"svg.hashsalt": name, "svg.id": name}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r'(?<=\sid=")(?=[^"]+")', f"{name}-", text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
-    widest = round(1.4 * 72 * figure.get_figwidth())  # pixels, for text no larger than the page's
-    text = re.sub(
-        r'<svg ([^>]*?)width="[^"]*"', rf'<svg style="max-width: {widest}px" \1', text, count=1
-    )
-    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
-    label = escape.escape(label, quote=True)
-    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
 
 
 def survey_page(table: pd.DataFrame) -> str:
@@ -509,7 +457,7 @@ def survey_page(table: pd.DataFrame) -> str:
     rows = {s: [_survey_row(r) for r in records if r["status"] == s] for s in STATUSES}
     measures = ran[["threshold", "precision"]].dropna().drop_duplicates().sort_values("threshold")
     return (
-        _templates()
+        templates()
         .get_template("survey.html")
         .render(
             findings=findings(table),

@@ -1,0 +1,66 @@
+"""Parts that all pages are made of: templates, pictures and figures that carry their own data."""
+
+from __future__ import annotations
+
+import base64
+import html as escape
+import io
+import re
+from functools import cache
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..results import interval, short_name
+from .figures import CMAP, style
+
+
+@cache
+def templates() -> Environment:
+    """Templates of all pages; every name they show is escaped."""
+    environment = Environment(
+        loader=PackageLoader("probe.report", "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["interval"] = lambda row: interval(row["value"], row["low"], row["high"])
+    environment.filters["words"] = lambda text: str(text).replace("_", " ")
+    environment.filters["short"] = lambda text: short_name(str(text))
+    return environment
+
+
+def png(values: NDArray[Any], colours: str = CMAP) -> Markup:
+    """A map in [0, 1] as the address of a picture that carries its own data."""
+    finite = np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0, 1)
+    pixels = matplotlib.colormaps[colours](finite, bytes=True)[..., :3]
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
+    return Markup("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+
+
+def svg(figure: Figure, name: str, label: str) -> Markup:
+    """A figure as an inline SVG element, with identifiers of its own."""
+    file = io.StringIO()
+    with style(), matplotlib.rc_context({"svg.hashsalt": name, "svg.id": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'(?<=\sid=")(?=[^"]+")', f"{name}-", text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    widest = round(1.4 * 72 * figure.get_figwidth())  # pixels, for text no larger than the page's
+    text = re.sub(
+        r'<svg ([^>]*?)width="[^"]*"', rf'<svg style="max-width: {widest}px" \1', text, count=1
+    )
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
+    label = escape.escape(label, quote=True)
+    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))

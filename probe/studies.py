@@ -1,0 +1,251 @@
+"""Studies: many small trainings, one after another, each kept as soon as it is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from .errors import ProbeError
+from .files import json_bytes, npz_bytes, parquet_bytes, plain, write_files
+from .scores import bootstrap_interval
+
+Cell = Mapping[str, Any]
+"""One training: its options, as plain values."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one training found.
+
+    Attributes
+    ----------
+    scores : list of dict
+        Rows of the study's table, without the options of the cell, which are put before them.
+    curve : list of dict
+        Rows of the study's curves: what was measured on the way, by ``step`` and ``seconds``.
+    arrays : dict of str to ndarray
+        Maps or images worth keeping.
+    seconds : float
+        Wall time of the training.
+    """
+
+    scores: list[dict[str, Any]]
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    seconds: float = float("nan")
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    train: Callable[[Cell], Outcome],
+    folder: str | Path | None = None,
+    *,
+    description: str = "cells",
+    progress: bool = True,
+) -> list[Outcome]:
+    """Train one cell after another; those that a folder holds already are read from it.
+
+    Parameters
+    ----------
+    cells : sequence of mapping
+        Options of each. A cell is found again by all of them, so that they must hold all that its
+        outcome depends on.
+    train : callable
+        Cell to :class:`Outcome`.
+    folder : str or Path, optional
+        Where each outcome is kept, whole, as soon as it is there (``cells/*.npz``).
+    description : str
+        Before the bar.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    list of Outcome
+        One for each cell, in their order.
+
+    Raises
+    ------
+    ProbeError
+        If an outcome can't be written.
+    """
+    outcomes = []
+    bar = tqdm(cells, desc=description, unit="cell", disable=not progress, dynamic_ncols=True)
+    for cell in bar:
+        path = None if folder is None else Path(folder) / "cells" / _file_name(cell)
+        outcome = None if path is None else _read(path, cell)
+        if outcome is None:
+            bar.set_postfix_str(", ".join(str(value) for value in list(cell.values())[:4]))
+            outcome = train(cell)
+            if path is not None:
+                write_files(path.parent, {path.name: _bytes(cell, outcome)})
+        outcomes.append(outcome)
+    return outcomes
+
+
+@dataclass(frozen=True)
+class Study:
+    """Outcomes of many cells, as tables.
+
+    Attributes
+    ----------
+    table : DataFrame
+        Tidy: one row per score, the options of its cell before it.
+    curves : DataFrame
+        One row per measurement on the way.
+    arrays : dict of str to ndarray
+        Maps and images, by name.
+    provenance : dict
+        Options, versions, device, start.
+    """
+
+    table: pd.DataFrame
+    curves: pd.DataFrame
+    arrays: dict[str, NDArray[Any]]
+    provenance: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        cells: Sequence[Cell],
+        outcomes: Sequence[Outcome],
+        keep: Sequence[str],
+        provenance: dict[str, Any],
+    ) -> Self:
+        """Put outcomes below one another, each with the options named in ``keep``.
+
+        Arrays are named by these options and their own name, joined by ``/``.
+        """
+        options = [{name: cell[name] for name in keep} for cell in cells]
+        pairs = list(zip(options, outcomes, strict=True))
+        table = [{**own, **row} for own, outcome in pairs for row in outcome.scores]
+        curves = [{**own, **row} for own, outcome in pairs for row in outcome.curve]
+        arrays = {
+            "/".join([*map(str, own.values()), name]): array
+            for own, outcome in pairs
+            for name, array in outcome.arrays.items()
+        }
+        return cls(pd.DataFrame(table), pd.DataFrame(curves), arrays, provenance)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``scores.csv``, ``scores.parquet``, ``curves.parquet``, ``arrays.npz`` and
+        ``study.json``.
+
+        Raises
+        ------
+        ProbeError
+            If they can't be written.
+        """
+        files = {
+            "scores.csv": self.table.to_csv(index=False).encode(),
+            "scores.parquet": parquet_bytes(self.table),
+            "curves.parquet": parquet_bytes(self.curves),
+            "arrays.npz": npz_bytes(self.arrays),
+            "study.json": json_bytes(self.provenance),
+        }
+        write_files(Path(folder), files)
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ProbeError
+            If it isn't there or can't be read.
+        """
+        folder = Path(folder)
+        try:
+            provenance = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+            table = pd.read_parquet(folder / "scores.parquet")
+            curves = pd.read_parquet(folder / "curves.parquet")
+            with np.load(folder / "arrays.npz", allow_pickle=False) as kept:
+                arrays = {name: kept[name] for name in kept.files}
+            return cls(table, curves, arrays, provenance)
+        except FileNotFoundError as error:
+            missing = Path(str(error.filename)).name
+            raise ProbeError(f"{folder} holds no study: {missing} is missing") from None
+        except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+            raise ProbeError(f"the study in {folder} can't be read: {error}") from error
+
+
+def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
+    """Mean over seeds with its 95 % interval, the least and the largest.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With a column ``seed``.
+    by : sequence of str
+        Columns that tell apart what is averaged.
+    value : str
+        The column to average.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``by``, ``value`` with ``low`` and ``high`` (see
+        :func:`probe.scores.bootstrap_interval`), ``least``, ``most`` and ``seeds``.
+    """
+    rows = []
+    for key, group in table.groupby(list(by), sort=False, dropna=False):
+        values = group[value].to_numpy(float)
+        low, high = (float(b[0]) for b in bootstrap_interval(values[:, None]))
+        named = dict(zip(by, key, strict=True))
+        extremes = {"least": values.min(), "most": values.max(), "seeds": len(values)}
+        rows.append({**named, "value": values.mean(), "low": low, "high": high, **extremes})
+    return pd.DataFrame(rows, columns=[*by, *("value", "low", "high", "least", "most", "seeds")])
+
+
+def _file_name(cell: Cell) -> str:
+    words = "-".join(str(v) for v in cell.values() if isinstance(v, str | int))
+    readable = re.sub(r"[^\w.-]+", "_", words)[:80]
+    return f"{readable}-{_fingerprint(cell)[:12]}.npz"
+
+
+def _fingerprint(cell: Cell) -> str:
+    return hashlib.sha256(json.dumps(plain(cell), sort_keys=True).encode()).hexdigest()
+
+
+def _bytes(cell: Cell, outcome: Outcome) -> bytes:
+    record = {
+        "cell": cell,
+        "scores": outcome.scores,
+        "curve": outcome.curve,
+        "seconds": outcome.seconds,
+    }
+    text = np.frombuffer(json.dumps(plain(record)).encode(), np.uint8)
+    return npz_bytes({"record": text, **{f"array/{k}": v for k, v in outcome.arrays.items()}})
+
+
+def _read(path: Path, cell: Cell) -> Outcome | None:
+    """What was kept of a cell; nothing where there is none, or it can't be read."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
+            record = json.loads(kept["record"].tobytes())
+            arrays = {n.removeprefix("array/"): kept[n] for n in kept.files if n != "record"}
+        if record["cell"] != json.loads(json.dumps(plain(cell))):
+            return None
+        rows = [[_numbers(row) for row in record[name]] for name in ("scores", "curve")]
+        return Outcome(*rows, arrays, float(record["seconds"]))
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+        return None
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo what :func:`probe.files.plain` did to NaN and infinities."""
+    words = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
+    return {k: words.get(v, v) if isinstance(v, str) else v for k, v in row.items()}

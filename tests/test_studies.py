@@ -1,0 +1,69 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+import probe
+from probe.studies import Outcome, Study, over_seeds, run_cells
+
+CELLS = [{"net": "<a>/b", "seed": seed, "rate": 0.1} for seed in range(3)]
+
+
+def outcome(cell):
+    scores = [{"metric": "f1", "value": cell["seed"] / 2}, {"metric": "gap", "value": np.nan}]
+    curve = [{"step": 1, "seconds": 0.5, "loss": float("inf")}]
+    return Outcome(scores, curve, {"map": np.full((2, 3), cell["seed"], np.float32)}, 1.5)
+
+
+def test_finished_cells_are_read_and_others_trained(tmp_path):
+    trained = []
+
+    def train(cell):
+        trained.append(cell["seed"])
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return outcome(cell)
+
+    options = {"folder": tmp_path, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(CELLS, train, **options)
+    got = run_cells(CELLS, train, **options)
+    assert trained == [0, 1, 2, 2]
+    for cell, found in zip(CELLS, got, strict=True):
+        wanted = outcome(cell)
+        pd.testing.assert_frame_equal(pd.DataFrame(found.scores), pd.DataFrame(wanted.scores))
+        assert (found.curve, found.seconds) == (wanted.curve, wanted.seconds)
+        np.testing.assert_array_equal(found.arrays["map"], wanted.arrays["map"])
+    run_cells([{**CELLS[0], "rate": 0.2}], train, **options)
+    assert trained[-1] == 0 and len(trained) == 5
+
+
+def test_a_damaged_cell_is_trained_again(tmp_path):
+    run_cells(CELLS[:1], outcome, tmp_path, progress=False)
+    (file,) = (tmp_path / "cells").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    (again,) = run_cells(CELLS[:1], outcome, tmp_path, progress=False)
+    assert again.seconds == 1.5
+
+
+def test_a_study_is_loaded_as_it_was_saved(tmp_path):
+    outcomes = run_cells(CELLS, outcome, progress=False)
+    study = Study.of(CELLS, outcomes, ["net", "seed"], {"name": "x"})
+    assert list(study.table.columns) == ["net", "seed", "metric", "value"]
+    assert list(study.arrays) == [f"<a>/b/{seed}/map" for seed in range(3)]
+    loaded = Study.load(study.save(tmp_path / "deep"))
+    pd.testing.assert_frame_equal(loaded.table, study.table)
+    pd.testing.assert_frame_equal(loaded.curves, study.curves)
+    assert loaded.provenance == study.provenance
+    assert all(np.array_equal(loaded.arrays[name], a) for name, a in study.arrays.items())
+    (tmp_path / "deep" / "arrays.npz").unlink()
+    with pytest.raises(probe.ProbeError, match=r"arrays\.npz is missing"):
+        Study.load(tmp_path / "deep")
+
+
+def test_means_over_seeds_have_intervals():
+    table = pd.DataFrame({"net": ["a"] * 3 + ["b"], "seed": [0, 1, 2, 0], "value": [1, 2, 3, 5.0]})
+    got = over_seeds(table, ["net"]).set_index("net")
+    # Student's t of two degrees of freedom: 4.303 standard errors.
+    assert got.loc["a", "low"] == pytest.approx(2 - 4.303 / np.sqrt(3), abs=1e-3)
+    assert got.loc["a", ["value", "least", "most", "seeds"]].tolist() == [2, 1, 3, 3]
+    assert np.isnan(got.loc["b", "low"]) and got.loc["b", "value"] == 5
