@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import nn
 from tqdm.auto import tqdm
@@ -26,6 +25,7 @@ from .certificates import prepare
 from .errors import ProbeError
 from .files import json_bytes, plain, write_files
 from .layers import evaluating, tap, total_stride
+from .results import number_text
 from .runner import (
     INPUT,
     Condition,
@@ -86,10 +86,11 @@ class Calibration:
         extreme = float(self.table["value"].abs().max())
         return [
             f"{self.provenance['name']}, {self.provenance['weights']} weights, circular padding on "
-            f"leaves: {rate:.1%} of {cells:,} intervals exclude 0 [{max(low, 0):.1%}, {high:.1%}]; "
+            f"leaves: {_percent(rate)} of {cells:,} intervals exclude 0 "
+            f"[{_percent(max(low, 0))}, {_percent(high)}]; "
             "5 % should.",
             f"{seeds} seeds, {cells // max(seeds, 1)} layers × targets each; |SPC| at most "
-            f"{extreme:.2f}, mean {self.table['value'].mean():+.4f}.",
+            f"{extreme:.2f}, mean {number_text(self.table['value'].mean(), '.4f')}.",
         ]
 
     def save(self, folder: str | Path) -> Path:
@@ -278,8 +279,5 @@ def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return table.sort_values(["seed", "depth"], kind="stable", ignore_index=True)
 
 
-def spread(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of intervals that exclude 0 by layer and target, for a look at where they lie."""
-    return table.pivot_table(
-        index=["depth", "layer"], columns="target", values="excludes_0", aggfunc=np.mean
-    )
+def _percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")
