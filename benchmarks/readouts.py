@@ -84,6 +84,8 @@ class Published:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             head = nn.Sequential(nn.Conv2d(channels, 1, 3), nn.BatchNorm2d(1), nn.Sigmoid())
+            nn.init.xavier_uniform_(head[0].weight)
+            nn.init.zeros_(head[0].bias)
         options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
         optimiser = torch.optim.SGD(head.parameters(), **options)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [DROP], 0.1)

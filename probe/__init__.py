@@ -16,6 +16,7 @@ from .borders import padding
 from .calibration import Calibration, calibrate
 from .certificates import Certificate, certify, sources
 from .errors import ProbeError, ProbeWarning
+from .ladders import Ladder, ladder
 from .reproduction import Reproduction, reproduce
 from .results import Result, load
 from .runner import run
@@ -33,6 +34,7 @@ __all__ = [
     "Backbone",
     "Calibration",
     "Certificate",
+    "Ladder",
     "ProbeError",
     "ProbeWarning",
     "Reproduction",
@@ -42,6 +44,7 @@ __all__ = [
     "available",
     "calibrate",
     "certify",
+    "ladder",
     "load",
     "load_backbone",
     "padding",

@@ -41,7 +41,7 @@ from .files import json_bytes, write_files
 from .layers import (
     Layer,
     Taps,
-    _all_tensors,
+    all_tensors,
     choose_layers,
     describe,
     evaluating,
@@ -53,12 +53,12 @@ from .layers import (
 from .readouts import FOLDS, Ridge
 from .results import KNOWLEDGE, interval, short_name
 from .runner import (
-    _single,
     check_options,
     device_name,
     exact_float32,
     image_sides,
     memory_explained,
+    single_precision,
     versions,
 )
 from .stimuli import Leaves, Stimuli, antithetic_batch, open_stimuli, scenes
@@ -676,7 +676,7 @@ class _Network:
                     )
                 condition.layer = seen
         layer = condition.layer
-        features = layer.reduce(_single(layer.canonical(output, count)))
+        features = layer.reduce(single_precision(layer.canonical(output, count)))
         if not bool(torch.isfinite(features).all()):
             raise ProbeError(
                 f"features are not finite (NaN or infinity) at layer {layer.name} of "
@@ -878,7 +878,7 @@ class _Reads(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        for tensor in _all_tensors((args, kwargs)):
+        for tensor in all_tensors((args, kwargs)):
             if tensor in self._given:
                 self.found.add(self._given[tensor])
         return func(*args, **kwargs)
@@ -953,15 +953,16 @@ def _summary(table: pd.DataFrame, target: str) -> list[str]:
             f"None of {_counted(count, noun)} is enough alone (at least {ENOUGH:.0%} of the "
             f"effect); the most comes from {_listed(alone[:1])}."
         )
-    needed = without[(without["effect"] >= NEEDED * effect) & ~(without["effect_low"] <= 0)]
+    needed = without[(without["effect"] >= NEEDED * effect) & (without["effect_low"] > 0)]
     if len(needed):
         sentences.append(
             f"{len(needed)} of {_counted(count, noun)} {'is' if len(needed) == 1 else 'are'} "
             f"needed (at least {NEEDED:.0%} are gone without): without {_listed(needed)}."
         )
     else:
+        shown = "" if without["effect"].max() < NEEDED * effect else "shown to be "
         sentences.append(
-            f"None of {_counted(count, noun)} is needed: without any one of them, SPC is "
+            f"None of {_counted(count, noun)} is {shown}needed: without any one of them, SPC is "
             f"{_score(without.iloc[0])} or more."
         )
     sides = rows[rows["kind"] == "side"]

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .backbones import input_size, known_model, load_backbone
 from .certificates import prepare
-from .errors import ProbeError
+from .errors import ProbeError, whole_number
 from .files import json_bytes, plain, write_files
 from .layers import evaluating, tap, total_stride
 from .results import number_text
@@ -73,23 +73,36 @@ class Calibration:
     provenance: dict[str, Any]
 
     @property
+    def cells(self) -> pd.DataFrame:
+        """Rows that can exclude 0.
+
+        On maps of 2 or 4 places along a side the four shifted copies of a scene cancel exactly:
+        their intervals are [0, 0] by construction and say nothing.
+        """
+        return self.table[(self.table["low"] != 0) | (self.table["high"] != 0)]
+
+    @property
     def rate(self) -> tuple[float, float, float]:
         """Share of intervals that exclude 0, with its own 95 % interval, resampling seeds."""
-        by_seed = self.table.groupby("seed")["excludes_0"].mean().to_numpy(float)
+        by_seed = self.cells.groupby("seed")["excludes_0"].mean().to_numpy(float)
         low, high = bootstrap_interval(by_seed[:, None])
         return float(by_seed.mean()), float(low[0]), float(high[0])
 
     def summary(self) -> list[str]:
         """Say it in sentences."""
         rate, low, high = self.rate
-        seeds, cells = self.table["seed"].nunique(), len(self.table)
+        seeds, cells = self.table["seed"].nunique(), len(self.cells)
+        if not cells:
+            return [f"{self.provenance['name']}: every interval is [0, 0] by construction."]
+        excluded = len(self.table) - cells
         extreme = float(self.table["value"].abs().max())
+        exact = f"; {excluded:,} more are [0, 0] by construction" * bool(excluded)
         return [
             f"{self.provenance['name']}, {self.provenance['weights']} weights, circular padding on "
             f"leaves: {_percent(rate)} of {cells:,} intervals exclude 0 "
             f"[{_percent(max(low, 0))}, {_percent(high)}]; "
-            "5 % should.",
-            f"{seeds} seeds, {cells // max(seeds, 1)} layers × targets each; |SPC| at most "
+            f"5 % should{exact}.",
+            f"{seeds} seeds, {len(self.table) // seeds} layers × targets each; |SPC| at most "
             f"{extreme:.2f}, mean {number_text(self.table['value'].mean(), '.4f')}.",
         ]
 
@@ -156,7 +169,7 @@ def calibrate(
     weights : str
         One of those of :func:`probe.run`.
     seeds : int, optional
-        How many runs. By default as many as give 1,000 cells, and at least 40.
+        How many runs, at least 2. By default as many as give 1,000 cells, and at least 40.
     layers, targets, train_images, test_images, image_size, batch_size, readout, kernel, concat
         As for :func:`probe.run`.
     seed : int
@@ -180,6 +193,8 @@ def calibrate(
     variants, targets = check_options(
         "circular", targets, readout, train_images, test_images, batch_size, seed
     )
+    if seeds is not None:
+        whole_number(seeds, "seeds", 2)
     if test_images < 8:
         raise ProbeError(f"test_images: expected at least 8, two scenes of four, got {test_images}")
     head = make_head(readout, kernel, concat, seed)

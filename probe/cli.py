@@ -21,6 +21,8 @@ from .calibration import calibrate
 from .certificates import certify, sources
 from .errors import ProbeError, ProbeWarning
 from .files import check_folder, write_files
+from .ladders import STRENGTH, instance_rungs, ladder
+from .ladders import TARGETS as LADDER_TARGETS
 from .layers import PRESETS, choose_layers
 from .planted import planted_truth
 from .readouts import READOUTS
@@ -34,6 +36,8 @@ from .targets import TARGETS
 from .variants import VARIANTS, parse_variant
 
 DEFAULT_MODEL = "tf_efficientnet_lite0"
+
+ONE_WEIGHTS = "pretrained, random (further draws: random:1, …), or a .safetensors or .pth file."
 
 app = typer.Typer(
     name="probe",
@@ -64,9 +68,9 @@ def _root(
 @app.command(
     "run",
     help="Probe one or more models and write a report for each.\n\n"
-    "Lists are given comma-separated or by repeating the option. Each model's report.html, "
-    "scores.csv, scores.parquet, maps.npz and run.json go to OUT/MODEL/, and OUT/index.html "
-    "covers all that is there.\n\n"
+    "Lists are given comma-separated or by repeating the option. Each model's report.html, scores "
+    "and profile (as .csv and .parquet), maps.npz, pattern.npz, channels.parquet and run.json go "
+    "to OUT/MODEL/, and OUT/index.html covers all that is there.\n\n"
     "Exit status: 0 if all went well; 2 if what was asked for can't be done; 1 if some of several "
     "models failed; 130 after Ctrl-C.",
 )
@@ -389,9 +393,7 @@ def calibrate_command(
             show_default=False,
         ),
     ] = None,
-    weights: Annotated[
-        str, typer.Option(help="pretrained, random, or a .safetensors or .pth file.")
-    ] = "pretrained",
+    weights: Annotated[str, typer.Option(help=ONE_WEIGHTS)] = "pretrained",
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -402,12 +404,27 @@ def calibrate_command(
     layers: Annotated[
         list[str], typer.Option(help=f"{', '.join(PRESETS)}, or module names and globs.")
     ] = ["stages"],  # noqa: B006
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(TARGETS)}; all by default.", show_default=False),
+    ] = None,
     train_images: Annotated[int, typer.Option(help="Images to fit the readouts on.")] = 256,
     test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
     image_size: Annotated[
         str | None, typer.Option(metavar="PIXELS", help="224, or 224x320.", show_default=False)
     ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
     readout: Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")] = "ridge",
+    kernel: Annotated[
+        int | None,
+        typer.Option(
+            help="Of ridge: 1, or 3 to read neighbourhoods of 3 x 3 places.", show_default=False
+        ),
+    ] = None,
+    concat: Annotated[
+        bool | None,
+        typer.Option(help="Read all layers together.", show_default=False),
+    ] = None,
     planted: Annotated[
         bool, typer.Option(help="Also recover planted truth, which takes a minute or two.")
     ] = True,
@@ -432,10 +449,14 @@ def calibrate_command(
                 weights,
                 seeds=seeds,
                 layers=_items(layers),
+                targets=_items(targets) if targets else TARGETS,
                 train_images=train_images,
                 test_images=test_images,
                 image_size=_pixels(image_size),
+                batch_size=batch_size,
                 readout=readout,
+                kernel=kernel,
+                concat=concat,
                 seed=seed,
                 device=device,
                 progress=progress,
@@ -444,7 +465,6 @@ def calibrate_command(
         except KeyboardInterrupt:
             typer.echo("\nInterrupted. What was finished is kept; run it again to go on.", err=True)
             raise typer.Exit(130) from None
-        found.save(folder)
         for sentence in found.summary():
             typer.echo(f"* {sentence}")
         _write_again(folder, out)
@@ -476,9 +496,7 @@ def attribute_command(
             help=f"{', '.join(TARGETS)}; horizontal and vertical by default.", show_default=False
         ),
     ] = None,
-    weights: Annotated[
-        str, typer.Option(help="pretrained, random, or a .safetensors or .pth file.")
-    ] = "pretrained",
+    weights: Annotated[str, typer.Option(help=ONE_WEIGHTS)] = "pretrained",
     groups: Annotated[
         str, typer.Option(help=f"{', '.join(GROUPS)}: which padded calls go together.")
     ] = "calls",
@@ -563,11 +581,11 @@ def reproduce_command(
             show_default=False,
         ),
     ] = None,
-    weights: Annotated[
-        str, typer.Option(help="pretrained, random, or a .safetensors or .pth file.")
-    ] = "pretrained",
+    weights: Annotated[str, typer.Option(help=ONE_WEIGHTS)] = "pretrained",
     train_images: Annotated[int, typer.Option(help="Images to train the readouts on.")] = 512,
     test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
+    image_size: Annotated[str, typer.Option(metavar="PIXELS", help="224, or 224x320.")] = "224",
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
     readout: Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")] = "posenet",
     seed: Annotated[int, typer.Option(help="Of images, readouts and bootstrap.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
@@ -589,6 +607,8 @@ def reproduce_command(
         weights=weights,
         train_images=train_images,
         test_images=test_images,
+        image_size=_pixels(image_size) or 224,
+        batch_size=batch_size,
         readout=readout,
         seed=seed,
         device=device,
@@ -600,6 +620,80 @@ def reproduce_command(
     for sentence in found.summary():
         typer.echo(f"* {sentence}")
     typer.echo(f"\nPage: {page}")
+
+
+@app.command("ladder")
+def ladder_command(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help=f"timm names or globs; without any, {DEFAULT_MODEL}.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[str, typer.Option(help=ONE_WEIGHTS)] = "pretrained",
+    layers: Annotated[
+        list[str], typer.Option(help=f"{', '.join(PRESETS)}, or module names and globs.")
+    ] = ["stages"],  # noqa: B006
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{', '.join(TARGETS)}; horizontal, vertical and gaussian by default.",
+            show_default=False,
+        ),
+    ] = None,
+    train_images: Annotated[int, typer.Option(help="Images to fit the readouts on.")] = 256,
+    test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="PIXELS", help="224, or 224x320.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
+    at: Annotated[
+        list[str],
+        typer.Option(help="Which convolutions get coordinates: convs, stem, or names and globs."),
+    ] = ["convs"],  # noqa: B006
+    strength: Annotated[
+        float,
+        typer.Option(help="Deviation of the coordinates' part of a channel over the channel's."),
+    ] = STRENGTH,
+    seed: Annotated[int, typer.Option(help="Of images, readouts and coordinates.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
+) -> None:
+    """Probe a network on three rungs: no border, zero padding, coordinates given.
+
+    Writes ladder.html, ladder.png, ladder.csv, ladder.parquet and ladder.json to OUT/MODEL/. Where
+    `probe instances` has been run into OUT, its rungs stand beside.
+    """
+    names = expand_models(_items(models) if models else [DEFAULT_MODEL])
+    check_folder(out)
+    where = _items(at)
+    for name in names:
+        found = ladder(
+            name,
+            weights,
+            layers=_items(layers),
+            targets=_items(targets) if targets else LADDER_TARGETS,
+            train_images=train_images,
+            test_images=test_images,
+            image_size=_pixels(image_size),
+            batch_size=batch_size,
+            at=where[0] if len(where) == 1 else where,
+            strength=strength,
+            seed=seed,
+            device=device,
+            progress=progress,
+            instances=instance_rungs(out / "instances"),
+        )
+        folder = found.save(out / _folder_name(name))
+        page = found.to_html(folder / "ladder.html")
+        typer.echo(f"\nSPC, mean over targets\n{found.heights.round(2).to_string()}\n")
+        for sentence in found.summary():
+            typer.echo(f"* {sentence}")
+        write_index(out)
+        typer.echo(f"\nPage: {page}\nFigure: {folder / 'ladder.png'}")
 
 
 def _best_layer(model: str, folder: Path, weights: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class ProbeError(ValueError):
@@ -40,3 +42,20 @@ def one_of(value: str, known: Iterable[str], what: str) -> str:
     near = get_close_matches(str(value), names, n=3)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ProbeError(f"unknown {what} {value!r}: expected one of {', '.join(names)}.{hint}")
+
+
+def whole_number(value: Any, what: str, least: int) -> int:
+    """Return a whole number of at least ``least``; a number like 3.0 is none.
+
+    Raises
+    ------
+    ProbeError
+        Which names ``what`` it is for.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise ProbeError(f"{what}: expected a whole number of at least {least}, got {value!r}")
+    return number

@@ -5,6 +5,10 @@ following, through one forward pass, which tensors depend on the image: where on
 but varies over places, meets one that does, position enters (position embeddings, relative
 biases, rotary factors, coordinates). Windows, token mixing and recurrences are recognised by what
 they do to a map. Names decide only what a find is called.
+
+A parameter counts also while it is 0, as training may change it. The one exception are the
+coordinates of an inflated network (:func:`probe.coordconv.inflate`): at weights of 0 it is the
+original, and has that network's sources.
 """
 
 from __future__ import annotations
@@ -54,6 +58,7 @@ KINDS: tuple[str, ...] = (
 COLUMNS = ["kind", "module", "function", "parameter", "kernel", "stride", "pad", "calls"]
 
 _NAMES = (
+    (COORDINATES, re.compile(r"^(\S+\.)?coord_weight$")),
     (RELATIVE, re.compile(r"rel_|_rel|relative|attention_bias|attn_bias|bias_table|rpe|cpb|rpb")),
     (ROTARY, re.compile(r"rope|rotary")),
     (
@@ -217,6 +222,8 @@ class Follower(TorchFunctionMode):
         else:
             named = self._kind(c, "")
             kind = named or (FACTOR if name in ("mul", "div") else EMBEDDING)
+        if kind == COORDINATES and along is None and not bool(c.any()):
+            return c
         source = self._record(kind, name, c)
         return self._substitute(source, x, c) if self._substitute else c
 

@@ -562,17 +562,23 @@ def _dry_run(
 
 def first_tensor(output: Any, batch: int | None = None) -> Tensor | None:
     """Return the first tensor in what a module returned, best one of so many images, or None."""
-    tensors = list(_all_tensors(output))
+    tensors = list(all_tensors(output))
     fitting = (t for t in tensors if batch is not None and t.ndim and t.shape[0] == batch)
     return next(fitting, next(iter(tensors), None))
 
 
-def _all_tensors(output: Any) -> Iterator[Tensor]:
+def all_tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping | list | tuple):
         for item in output.values() if isinstance(output, Mapping) else output:
-            yield from _all_tensors(item)
+            yield from all_tensors(item)
+
+
+def single_precision(features: Tensor) -> Tensor:
+    """Half-precision features in float32; sums of their products would overflow."""
+    wide = features.dtype in (torch.float32, torch.float64)
+    return features if wide else features.to(torch.float32)
 
 
 def describe(

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .errors import ProbeError
 from .moments import Moments, centred
 
 Array = NDArray[np.float64]
@@ -146,7 +147,14 @@ def find_pattern(
     Returns
     -------
     Pattern
+
+    Raises
+    ------
+    ProbeError
+        If the folds were summed about different origins.
     """
+    if any(not torch.equal(fold.origin, folds[0].origin) for fold in folds):
+        raise ProbeError("folds: expected sums about one origin, got several")
     maps = [_mean_map(fold) for fold in folds]
     total = _variance(folds)
     mean = _average(maps, folds)

@@ -35,7 +35,6 @@ Statistics 21.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -50,7 +49,7 @@ from scipy.signal import lfilter
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .errors import ProbeError, one_of
+from .errors import ProbeError, one_of, whole_number
 from .moments import Moments
 from .readouts import FOLDS, LinearMap, Ridge, fit_ridge
 from .scores import bootstrap_interval, r_squared
@@ -100,14 +99,14 @@ class Planted:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _whole(self.channels, "channels", 1)
-        _whole(self.seed, "seed", 0)
+        whole_number(self.channels, "channels", 1)
+        whole_number(self.seed, "seed", 0)
         _positive(self.snr, "snr")
         one_of(self.target, TARGETS, "target")
         if not isinstance(self.size, Sequence) or len(self.size) != 2:
             raise ProbeError(f"size: expected (height, width), got {self.size!r}")
         for side in self.size:
-            _whole(side, "size", 1)
+            whole_number(side, "size", 1)
         if not 0 <= self.correlation < 1:
             raise ProbeError(
                 f"correlation: expected a number from 0 up to but not 1, got {self.correlation!r}"
@@ -179,8 +178,8 @@ class Planted:
         -------
         Moments
         """
-        _whole(images, "images", 1)
-        rng = self._rng("moments", _whole(fold, "fold", 0))
+        whole_number(images, "images", 1)
+        rng = self._rng("moments", whole_number(fold, "fold", 0))
         noise = rng.standard_normal((self.channels, self.places))
         first = images * self._signal + math.sqrt(images) * self._correlated(noise)
         freedom = self.places * (images - 1)
@@ -351,10 +350,10 @@ def recover(
     ProbeError
         If there are too few images.
     """
-    _whole(test_images, "test_images", 2)
+    whole_number(test_images, "test_images", 2)
     if train_images is None:
         train_images = enough_images(planted.channels, planted.snr, planted.places, test_images)
-    _whole(train_images, "train_images", FOLDS)
+    whole_number(train_images, "train_images", FOLDS)
     readout = _fit(planted, train_images, drawn)
     truth = planted.map.ravel()
     predictions = [
@@ -413,8 +412,8 @@ def planted_truth(
     --------
     >>> planted_truth(repeats=10).groupby(["channels", "snr"])["recovered"].mean()
     """
-    _whole(repeats, "repeats", 1)
-    _whole(seed, "seed", 0)
+    whole_number(repeats, "repeats", 1)
+    whole_number(seed, "seed", 0)
     cases = [(c, snr, r) for c in channels for snr in snrs for r in range(repeats)]
     if not cases:
         raise ProbeError("channels, snrs: expected at least one of each, got none")
@@ -446,16 +445,6 @@ def _fit(planted: Planted, images: int, drawn: bool) -> LinearMap:
 def _batches(planted: Planted, start: int, stop: int) -> list[tuple[int, int]]:
     step = max(1, _BATCH // (planted.channels * planted.places))
     return [(low, min(low + step, stop)) for low in range(start, stop, step)]
-
-
-def _whole(value: Any, what: str, least: int) -> int:
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise ProbeError(f"{what}: expected a whole number of at least {least}, got {value!r}")
-    return number
 
 
 def _positive(value: Any, what: str) -> None:

@@ -22,8 +22,7 @@ import inspect
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, Self
@@ -36,7 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .errors import ProbeError
+from .errors import ProbeError, whole_number
 from .moments import Moments, centred, pilot_origin, symmetric
 
 READOUTS: tuple[str, ...] = ("ridge", "posenet", "softmax")
@@ -286,7 +285,7 @@ class Ridge(Readout):
         if kernel not in (1, 3):
             raise ProbeError(f"kernel: expected 1 or 3, got {kernel!r}")
         self.kernel = kernel
-        self.alphas = tuple(alphas)
+        self.alphas = _alphas(alphas)
         self.reset()
 
     def reset(self) -> Self:
@@ -318,7 +317,8 @@ class Ridge(Readout):
         height, width = self.places(*features.shape[2:])
         if self._origin is None:
             self.check(features.shape[1], height * width, features.device)
-            self._origin = pilot_origin(features)
+            self._origin, self._shape = pilot_origin(features), features.shape[1:]
+        _like(features, self._shape)
         if fold not in self.moments:
             self.moments[fold] = Moments.empty(self._origin, height * width, self.kernel)
         self.moments[fold].update(features)
@@ -428,7 +428,7 @@ def fit_ridge(
 ) -> LinearMap:
     """Fit a ridge readout for each target, its regularisation chosen by cross-validation.
 
-    The search starts at α = 0.01 and walks downhill along ``alphas`` to the nearest minimum of
+    The search starts at the second of ``alphas`` (0.01 by default) and walks downhill along ``alphas`` to the nearest minimum of
     the held-out error. Channels without variance (standard deviation ≤ 1e-5 of the mean, or
     ≤ 1e-6 of the layer's root mean square) get weight 0.
 
@@ -592,9 +592,10 @@ class PoseNet(Readout):
     0.9, weight decay 1e-4, batches of 32 images, 15 epochs, learning rate × 0.1 after epoch 10.
 
     All targets train together: they share features and batches, but neither weights nor loss, so
-    that each is trained as it would be alone. With U the upsampling along an axis, the loss of a
-    map X is :math:`\|U_y X U_x^T - T\|^2`; it is computed on the small map, from
-    :math:`U_y^T U_y`, :math:`U_x^T U_x` and :math:`U_y^T T U_x`, which is the same number.
+    that each is trained as it would be alone, all from the same initial weights. With U the
+    upsampling along an axis, the loss of a map X is :math:`\|U_y X U_x^T - T\|^2`; it is computed
+    on the small map, from :math:`U_y^T U_y`, :math:`U_x^T U_x` and :math:`U_y^T T U_x`, which is
+    the same number.
 
     Parameters
     ----------
@@ -645,11 +646,15 @@ class PoseNet(Readout):
         _keep(self._features, as_features(features), self)
         return self
 
+    @torch.inference_mode(False)
     def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
-        images = [image for batch in _seen(self._features) for image in batch]
+        batches = _seen(self._features)
+        if batches[0].is_inference():  # which keep no gradients
+            batches = [batch.clone() for batch in batches]
+        images = [image for batch in batches for image in batch]
         device, channels = images[0].device, len(images[0])
         places = self.places(*images[0].shape[1:])
-        truth = as_targets(targets, places, larger=True)
+        truth = as_targets(targets, places, larger=True).cpu()
         size = tuple(truth.shape[1:])
         up = [_upsampling(n, m) for n, m in zip(size, places, strict=True)]
         if order is not None:
@@ -675,7 +680,7 @@ class PoseNet(Readout):
         )
         parameters = [state.weight, state.bias, state.gain, state.shift]
         generator = torch.Generator().manual_seed(self.seed)
-        with torch.enable_grad(), _deterministic():
+        with torch.enable_grad():
             for parameter in parameters:
                 parameter.requires_grad_(True)
             optimiser = torch.optim.SGD(
@@ -711,14 +716,12 @@ class PoseNet(Readout):
         return self
 
     def _initial(self, channels: int, targets: int) -> tuple[Tensor, Tensor]:
-        """Draw Xavier's initialisation for each target, from a seed of its own."""
+        """Draw Xavier's initialisation, the same for each target."""
         bound = math.sqrt(6 / ((channels + 1) * self.kernel**2))
-        shape = (channels, self.kernel, self.kernel)
-        draws = []
-        for target in range(targets):
-            rng = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, target]))
-            draws.append(rng.uniform(-bound, bound, shape))
-        return torch.tensor(np.stack(draws), dtype=torch.float32), torch.zeros(targets)
+        rng = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, 2**60]))
+        weight = rng.uniform(-bound, bound, (1, channels, self.kernel, self.kernel))
+        weight = torch.tensor(weight, dtype=torch.float32).repeat(targets, 1, 1, 1)
+        return weight, torch.zeros(targets)
 
     def predict(self, features: ArrayLike | Tensor) -> Tensor:
         state: _PoseNetState = _fitted(self._state)
@@ -751,18 +754,6 @@ class _PoseNetState:
         x = x + self.bias[:, None, None]
         x = F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, training)
         return torch.sigmoid(x)
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Convolutions on a GPU give the same bits each time, inside the block."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
-    try:
-        yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _upsampling(size: int, places: int) -> Tensor:
@@ -803,9 +794,8 @@ class Softmax(Readout):
     def __init__(
         self, cells: int = 7, alphas: Sequence[float] = (1e-4, 1e-2, 1.0), iterations: int = 100
     ) -> None:
-        if cells < 2:
-            raise ProbeError(f"cells: expected a whole number of at least 2, got {cells!r}")
-        self.cells, self.alphas, self.iterations = cells, tuple(alphas), iterations
+        self.cells = whole_number(cells, "cells", 2)
+        self.alphas, self.iterations = _alphas(alphas), iterations
         self.reset()
 
     def reset(self) -> Self:
@@ -822,7 +812,7 @@ class Softmax(Readout):
     def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
         features = torch.cat(_seen(self._features))
         self._size = tuple(features.shape[2:])
-        truth = as_targets(targets, self._size)
+        truth = as_targets(targets, self._size).cpu()
         grid = self.grid(*self._size)
         member = torch.from_numpy(grid).flatten()
         one_hot = F.one_hot(member).to(torch.float64)
@@ -937,14 +927,21 @@ def _cross_entropy(
     return total / count + alpha / 2 * float((solution[:-1] ** 2).sum()), gradient
 
 
+def _alphas(alphas: Sequence[float]) -> tuple[float, ...]:
+    try:
+        right = len(alphas) > 0 and min(alphas) > 0
+    except TypeError:
+        right = False
+    if not right:
+        raise ProbeError(f"alphas: expected one or several numbers above 0, got {alphas!r}")
+    return tuple(alphas)
+
+
 def _keep(features: list[Tensor], batch: Tensor, readout: Readout) -> None:
     """Keep a batch for later, if as many copies as the fit makes have room."""
     batch = batch.detach().to(torch.float32)
-    if features and features[0].shape[1:] != batch.shape[1:]:
-        raise ProbeError(
-            f"features: expected maps of shape {tuple(features[0].shape[1:])} as before, got "
-            f"{tuple(batch.shape[1:])}"
-        )
+    if features:
+        _like(batch, features[0].shape[1:])
     images = sum(map(len, features)) + len(batch)
     check_memory(
         4 * readout.copies * images * math.prod(batch.shape[1:]),
@@ -954,6 +951,15 @@ def _keep(features: list[Tensor], batch: Tensor, readout: Readout) -> None:
         "choose fewer images or layers, or the readout ridge, which keeps none",
     )
     features.append(batch.clone())
+
+
+def _like(batch: Tensor, shape: torch.Size) -> None:
+    """Refuse maps of another shape (C, h, w) than came before."""
+    if batch.shape[1:] != shape:
+        raise ProbeError(
+            f"features: expected maps of shape {tuple(shape)} as before, got "
+            f"{tuple(batch.shape[1:])}"
+        )
 
 
 def _seen(features: list[Tensor]) -> list[Tensor]:

@@ -445,7 +445,7 @@ def reproduce(
             "batch_size": batch_size,
             "readout": readout,
             "seed": seed,
-            "device": device,
+            "device": str(device),
         },
         "backbones": [],
         "warnings": [],

@@ -51,6 +51,9 @@ CHANNELS_KEPT = 16
 KNOWS = 0.5
 """SPC from which the verdict says that a layer knows a target."""
 
+LOCATES = 0.75
+"""Part of the localisation error of chance below which the verdict quotes a layer's."""
+
 Condition = tuple[str, str]
 """Weights and variant."""
 
@@ -523,7 +526,7 @@ def _verdict(result: Result) -> list[str]:
         sentences += _knowledge(result, spc, group, members, layers, reference, removal, groups)
     sentences += _pixels(result, spc, reference)
     for members in groups.values() if removal is not None else ():
-        sentences.append(_removal(spc, members, layers, removal, groups))
+        sentences.append(_removal(spc, members, layers, removal, groups, result.certificates))
 
     for v in variants:
         for group, members in groups.items() if not v == reference == "original" else ():
@@ -585,7 +588,7 @@ def _knowledge(
     if there.empty or certified:
         return
     nearest = there.loc[there["value"].idxmin()]
-    if not nearest["high"] < nearest["chance"] and not math.isnan(nearest["high"]):
+    if not nearest["value"] < LOCATES * nearest["chance"] or nearest["high"] > nearest["chance"]:
         return
     side = max(result.provenance["options"]["image_size"])
     text = (
@@ -593,7 +596,7 @@ def _knowledge(
         f"{nearest['value']:.0f} px of {side}"
     )
     if not math.isnan(nearest["low"]):
-        text += f" [{nearest['low']:.0f}, {nearest['high']:.0f}]"
+        text += f" [{max(nearest['low'], 0):.0f}, {nearest['high']:.0f}]"
     if removal is not None:
         bare = rows[(rows["variant"] == removal) & (rows["layer"] == nearest["layer"])].iloc[0]
         text += f"; {_how(removal)} {bare['value']:.0f} px"
@@ -609,13 +612,15 @@ def _pixels(result: Result, spc: pd.DataFrame, reference: str) -> Iterator[str]:
     target = mine["value"].idxmax()
     best = mine.loc[target]
     score = interval(*best[["value", "low", "high"]])
-    if best["low"] > 0 and best["value"] > 0.1:
+    unsure = math.isnan(best["low"])
+    if (best["low"] > 0 or unsure) and best["value"] > 0.1:
         yield (
             f"Caution: {KNOWLEDGE[target].replace('its ', '')} can be read from the pixels "
             f"themselves, SPC {score}: the stimuli carry position of their own."
         )
     else:
-        yield f"From the pixels themselves no position can be read: highest SPC {score}."
+        little = "hardly any" if best["low"] > 0 or unsure else "no"
+        yield f"From the pixels themselves {little} position can be read: highest SPC {score}."
 
 
 def _removal(
@@ -624,6 +629,7 @@ def _removal(
     layers: Sequence[str],
     removal: str,
     groups: Mapping[str, Sequence[str]],
+    found: Mapping[Condition, Certificate],
 ) -> str:
     gone = spc.loc[(list(members), removal, list(layers)), :]
     holds = int(((gone["low"] <= 0) & (gone["high"] >= 0)).sum())
@@ -633,7 +639,10 @@ def _removal(
         who = f"{short_name(members[0])} weights leave"
         if len(members) > 1:
             who = f"random weights ({len(members)} seeds) leave"
-    counted = f"; {holds} of {len(gone)} intervals contain 0 (about 95 % should)"
+    counted = f"; {holds} of {len(gone)} intervals contain 0"
+    certificates = [c for (w, v), c in found.items() if v == removal and w in members]
+    if parse_variant(removal).removes_padding and all(c.passed for c in certificates):
+        counted += " (about 95 % should)"
     return (
         f"{_how(removal).capitalize()} {who} "
         f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import operator
 import platform
 import time
 import warnings
@@ -25,8 +24,8 @@ from tqdm.auto import tqdm
 
 from .backbones import Backbone, input_size, known_model, load_backbone, pick_device
 from .certificates import Certificate, prepare
-from .errors import ProbeError, ProbeWarning, one_of
-from .layers import GridLayer, Layer, evaluating, grid_size, tap, total_stride
+from .errors import ProbeError, ProbeWarning, one_of, whole_number
+from .layers import GridLayer, Layer, evaluating, grid_size, single_precision, tap, total_stride
 from .moments import pilot_origin
 from .patterns import Pattern, PlaceSums, find_pattern
 from .readouts import FOLDS, READOUTS, PoseNet, Readout, Ridge, Softmax, check_memory
@@ -96,7 +95,17 @@ class Head:
         return Softmax() if self.readout == "softmax" else Ridge(self.kernel)
 
     def see(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
-        """Return layers as the readout sees them: the input, then each layer or all together."""
+        """Return layers as the readout sees them: the input, then each layer or all together.
+
+        Raises
+        ------
+        ProbeError
+            If a layer is called like the input.
+        """
+        if any(layer.name == INPUT for layer in layers):
+            raise ProbeError(
+                f"layers: {INPUT!r} is what the control on the pixels is called; rename that module"
+            )
         size, last = layers[0].image_size, layers[-1].depth
         shown = [Layer(INPUT, 0, 3, *size, "NCHW", 0, size)]
         if self.concat:
@@ -314,7 +323,7 @@ def run(
             margin = 0
         elif margin is None:
             margin, _ = find_margin(first, taps, stride)
-        elif _count(margin, "margin", 1) % stride:
+        elif whole_number(margin, "margin", 1) % stride:
             raise ProbeError(
                 f"margin: expected a multiple of the network's stride of {stride}, got {margin}"
             )
@@ -328,7 +337,8 @@ def run(
                 with memory_explained(CERTIFICATE_IMAGES):
                     seen = view(backbone, variant, taps, leaves, margin)
                 conditions.append(Condition.of(job, backbone, seen))
-        _check_room(job, conditions[0])
+        for condition in conditions:
+            _check_room(job, condition)
         cautions = _cautions(job, conditions)
         for message in cautions:
             warnings.warn(message, ProbeWarning, stacklevel=2)
@@ -351,6 +361,7 @@ def run(
         tables: list[pd.DataFrame] = []
         profiles: list[pd.DataFrame] = []
         maps: dict[MapKey, np.ndarray] = {}
+        waiting: list[Condition] = []  # for the other variants of their weights
         for group in _groups(job, conditions):
             train(job, group, bar)
             for condition in group:
@@ -363,12 +374,17 @@ def run(
                 profiles.append(_profiles(job, condition))
                 maps.update(_mean_maps(condition))
                 condition.predictions.clear()
-        for condition in conditions:
-            original = as_trained.get(condition.backbone.weights)
-            if original is condition:
-                original = None
-            tables.append(_rows(job, condition, original))
-            patterns.update(_patterns(condition, original))
+            waiting += group
+            while len(waiting) >= len(parsed):
+                together, waiting = waiting[: len(parsed)], waiting[len(parsed) :]
+                for condition in together:
+                    original = as_trained.get(condition.backbone.weights)
+                    if original is condition:
+                        original = None
+                    tables.append(_rows(job, condition, original))
+                    patterns.update(_patterns(condition, original))
+                for condition in together:
+                    condition.sums.clear()
 
     for message in source.cautions:  # known once the images were read
         cautions.append(message)
@@ -485,7 +501,7 @@ def _features(
     pieces: dict[str, Tensor] = {}
 
     def take(layer: Layer, features: Tensor) -> None:
-        features = _single(features)
+        features = single_precision(features)
         if not job.head.concat:
             receive(seen[layer.name], seen[layer.name].reduce(features))
             return
@@ -495,12 +511,6 @@ def _features(
             receive(seen[CONCAT], torch.cat(ordered, 1))
 
     condition.view.run(condition.backbone, images, take, **named)
-
-
-def _single(features: Tensor) -> Tensor:
-    """Half-precision features in float32; sums of their products would overflow."""
-    wide = features.dtype in (torch.float32, torch.float64)
-    return features if wide else features.to(torch.float32)
 
 
 def train(job: Job, group: Sequence[Condition], bar: tqdm) -> None:
@@ -603,12 +613,24 @@ def _rows(job: Job, condition: Condition, original: Condition | None) -> pd.Data
         )
         for layer in condition.layers
     ]
-    return joined(tables, weights=weights, variant=variant)
+    table = joined(tables, weights=weights, variant=variant)
+    return table if _placed(job, condition) else table[table["metric"] != "error_px"]
+
+
+def _placed(job: Job, condition: Condition) -> bool:
+    """Whether it is known which pixels the readouts' places lie over.
+
+    As published, layers on a common grid are taken to cover the whole image, also where the
+    variant has left only the middle of them.
+    """
+    return not (job.head.gridded and any(any(layer.inset) for layer in condition.view.layers))
 
 
 def _profiles(job: Job, condition: Condition) -> pd.DataFrame:
-    """Error by distance to the border, for each layer and target."""
+    """Error by distance to the border, for each layer and target, where it is known."""
     weights, variant = condition.key
+    if not _placed(job, condition):
+        return pd.DataFrame(columns=PROFILE_COLUMNS)
     tables = [
         profile_rows(
             np.concatenate(condition.predictions[layer.name]),
@@ -676,7 +698,8 @@ def _cautions(job: Job, conditions: Sequence[Condition]) -> list[str]:
     elif len(set(job.scenes)) == 1:
         found.append(
             f"the {job.test_images} test images show one scene, which gives no interval: low and "
-            f"high are NaN; take more than {scene_size(source)} test images"
+            f"high are NaN; take "
+            + ("more photographs" if scene_size(source) == 1 else "more than four test images")
         )
     for layer, truth in conditions[0].truths.items():
         flat = [t for t, m in zip(truth.targets, truth.maps, strict=True) if np.ptp(m) < 1e-9]
@@ -704,8 +727,11 @@ def _room(job: Job, condition: Condition) -> int:
         if isinstance(readout, Ridge):
             size = layer.channels * readout.kernel**2
             total += 8 * FOLDS * size * (size + height * width)
+            if readout.kernel > 1:
+                total += 8 * FOLDS * layer.channels * height * width
         else:
-            total += 4 * readout.copies * job.train_images * layer.channels * height * width
+            held = readout.copies * job.train_images + 2 * FOLDS
+            total += 4 * held * layer.channels * height * width
     return total
 
 
@@ -713,7 +739,10 @@ def _check_room(job: Job, condition: Condition) -> None:
     """Refuse what can't fit before the long part."""
     for layer in condition.layers:
         readout, (height, width) = job.head.make(), layer.places
-        readout.places(height, width)
+        try:
+            readout.places(height, width)
+        except ProbeError as error:
+            raise ProbeError(f"layer {layer.name} of {condition.title}: {error}") from None
         if isinstance(readout, Ridge):
             readout.check(layer.channels, height * width, condition.backbone.device, layer.name)
     check_memory(
@@ -802,7 +831,7 @@ def check_options(
         (batch_size, "batch_size", 1),
         (seed, "seed", 0),
     ):
-        _count(value, what, least)
+        whole_number(value, what, least)
     return variants, targets
 
 
@@ -848,23 +877,13 @@ def _listed(value: Any, what: str) -> list[Any]:
     return list(dict.fromkeys(items))
 
 
-def _count(value: Any, what: str, least: int) -> int:
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise ProbeError(f"{what}: expected a whole number of at least {least}, got {value!r}")
-    return number
-
-
 def image_sides(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
     sides = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(sides) != 2:
         raise ProbeError(f"image_size: expected one number or (height, width), got {value!r}")
-    height, width = (_count(side, "image_size", 1) for side in sides)
+    height, width = (whole_number(side, "image_size", 1) for side in sides)
     return height, width
 
 

@@ -58,11 +58,12 @@ def mean_absolute_error(predictions: Array, target: Array) -> Array:
 def r_squared(predictions: Array, target: Array) -> Array:
     """``1 − Σ (prediction − target)² / Σ (target − mean target)²`` over places, at most 1.
 
-    0 is what the mean of the target scores; shapes as in :func:`spearman`.
+    0 is what the mean of the target scores, and by definition any prediction of a target that is
+    the same at every place; shapes as in :func:`spearman`.
     """
     total = ((target - target.mean()) ** 2).sum()
     residual = ((predictions - target) ** 2).sum(-1)
-    return 1 - residual / total if total > 0 else np.where(residual > 0, -np.inf, 0.0)
+    return 1 - residual / total if total > 0 else np.zeros_like(residual)
 
 
 def localisation_error(predictions: Array, truth: Array) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -111,6 +112,10 @@ class Stimuli(ABC):
 
         The last layer of the canvas is spare.
         """
+
+    def scene(self, index: int) -> int:
+        """Number of the scene that a test image shows."""
+        return index % self.scenes
 
     def rng(self, split: str, index: int) -> np.random.Generator:
         """Random numbers of one image: independent of every other image's."""
@@ -395,14 +400,11 @@ class Photos(Stimuli):
         return found
 
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
-        files = self._files[split]
-        photo = None
-        for step in range(len(files)):
-            path = files[(index + step) % len(files)]
+        for _, path in self._from(split, index):
             photo = self._load(path)
             if photo is not None:
                 break
-        if photo is None:
+        else:
             raise ProbeError(f"no {split} photograph in {self.name!r} can be read to its end")
         rng = self.rng(split, index)
         height, width = canvas.shape[:2]
@@ -417,6 +419,19 @@ class Photos(Stimuli):
         pixels = np.asarray(image)
         flip_x, flip_y = rng.random(2) < 0.5
         canvas[..., :3] = pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+
+    def scene(self, index: int) -> int:
+        """Number of the photograph that a test image shows; known once it was shown."""
+        return next(
+            (n for n, p in self._from("test", index) if self._named(p) not in self.skipped), 0
+        )
+
+    def _from(self, split: str, index: int) -> Iterator[tuple[int, Path]]:
+        """The photograph of an image, then those that stand in for it if it can't be read."""
+        files = self._files[split]
+        for step in range(len(files)):
+            number = (index + step) % len(files)
+            yield number, files[number]
 
     def _identified(self, path: Path) -> bool:
         try:
@@ -442,9 +457,12 @@ class Photos(Stimuli):
         return photo
 
     def _skip(self, path: Path) -> None:
-        name = str(path.relative_to(self.folder))
+        name = self._named(path)
         if name not in self.skipped:
             self.skipped.append(name)
+
+    def _named(self, path: Path) -> str:
+        return str(path.relative_to(self.folder))
 
 
 def _eight_bit(photo: Image.Image) -> Image.Image:
@@ -565,7 +583,7 @@ def scenes(source: Stimuli, count: int) -> NDArray[np.int64]:
     -------
     ndarray of int, shape (count,)
     """
-    return np.arange(count) // scene_size(source) % source.scenes
+    return np.array([source.scene(index // scene_size(source)) for index in range(count)])
 
 
 def antithetic_batch(

@@ -21,9 +21,6 @@ CELLS = "cells"
 LOWER_IS_BETTER: tuple[str, ...] = ("mae", "error_px")
 """Metrics that are errors."""
 
-CONTROLS: tuple[str, ...] = ("control", "selectivity")
-"""Metrics of the control task."""
-
 _EFFECTS = [
     *("difference", "difference_low", "difference_high"),
     *("padding_share", "padding_share_low", "padding_share_high"),

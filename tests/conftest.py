@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,12 @@ from hypothesis import settings
 from torch import nn
 
 import probe
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many threads as cores, over all of them
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 settings.register_profile("probe", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("probe")

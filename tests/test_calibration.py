@@ -69,8 +69,8 @@ def test_what_was_finished_is_kept_and_gone_on_with(tiny, tmp_path, monkeypatch)
     pd.testing.assert_frame_equal(again.table, whole.table)
     assert again.rate == whole.rate
     # With other options nothing of it is taken over.
-    probe.calibrate(tiny, seeds=1, folder=tmp_path, **{**OPTIONS, "train_images": 8})
-    assert calls[5:] == [0]
+    probe.calibrate(tiny, seeds=2, folder=tmp_path, **{**OPTIONS, "train_images": 8})
+    assert calls[5:] == [0, 1]
 
 
 def test_a_folder_without_a_calibration(tmp_path):
@@ -81,7 +81,9 @@ def test_a_folder_without_a_calibration(tmp_path):
 def test_the_rate_has_an_interval_over_seeds():
     seeds = np.repeat(np.arange(40), 10)
     table = pd.DataFrame({"seed": seeds, "excludes_0": seeds < 2, "value": 0.0})
-    rate, low, high = Calibration(table, {}).rate
+    table = table.assign(low=-0.1, high=0.1)
+    exact = table.assign(low=0.0, high=0.0, excludes_0=False)  # says nothing, and is left out
+    rate, low, high = Calibration(pd.concat([table, exact]), {}).rate
     assert rate == pytest.approx(0.05)
     assert low < 0.02  # two seeds of forty, not twenty cells of four hundred
     assert high > 0.1

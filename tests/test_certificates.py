@@ -687,13 +687,20 @@ SMALLEST = {
 """The smallest architecture of each of timm's files but one, which has 412 M parameters."""
 
 
-@pytest.fixture(scope="module")
-def surveyed():
-    return probe.survey(sorted(SMALLEST.values()), progress=False).set_index("model")
+NAMES = sorted(SMALLEST.values())
+
+
+EVERY = pytest.param(NAMES, id="every", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(NAMES[::4], id="some"), EVERY])
+def surveyed(request):
+    return probe.survey(request.param, progress=False).set_index("model")
 
 
 def test_every_file_of_timm_is_surveyed(surveyed):
-    files = {name: file for file, name in SMALLEST.items()}
+    files = {name: file for file, name in SMALLEST.items() if name in surveyed.index}
+    assert len(files) >= len(NAMES) // 4
     assert dict(surveyed["file"]) == files
     assert (surveyed["status"] != "not run").all()
     assert (surveyed["precision"] == "float64").all()
@@ -702,7 +709,7 @@ def test_every_file_of_timm_is_surveyed(surveyed):
 def test_where_padding_is_the_only_source_known_an_architecture_is_certified(surveyed):
     pure = surveyed[surveyed["sources"] == ""]
     failed = pure[pure["status"] != "certified"]
-    assert len(pure) > 40
+    assert len(pure) > 0.4 * len(surveyed)
     assert len(failed) <= 0.02 * len(pure), failed["reason"].to_dict()
     passed = pure[pure["status"] == "certified"]
     assert (passed["residual"] <= passed["threshold"]).all()
@@ -711,7 +718,7 @@ def test_where_padding_is_the_only_source_known_an_architecture_is_certified(sur
 
 def test_where_another_source_is_known_none_is_certified_and_each_says_why(surveyed):
     mixed = surveyed[surveyed["sources"] != ""]
-    assert len(mixed) > 20
+    assert len(mixed) > 0.2 * len(surveyed)
     assert set(mixed["status"]) == {"not certified"}
     assert (mixed["reason"] != "").all()
     assert not (mixed["residual"] <= mixed["threshold"]).any()  # each does break

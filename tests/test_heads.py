@@ -248,3 +248,36 @@ def test_options_that_a_readout_does_not_have(tiny, tiny_options):
     ):
         with pytest.raises(probe.ProbeError, match=words):
             probe.run(tiny, **tiny_options, **options)
+
+
+def test_each_target_of_posenet_is_trained_as_it_would_be_alone():
+    x, net = problem(), PoseNet(epochs=3, batch_size=8)
+    both = net.fit(x, maps(net)).predict(x)
+    for number in range(2):
+        alone = net.fit(x, maps(net)[[number]]).predict(x)
+        torch.testing.assert_close(both[:, [number]], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("readout", READOUTS, ids=lambda r: f"{r.name}{r.kernel}")
+def test_readouts_are_fitted_also_in_inference_mode(readout):
+    x = problem(12)
+    wanted = clone(readout).fit(x, maps(readout)).predict(x)
+    with torch.inference_mode():
+        got = clone(readout).fit(x.clone(), maps(readout)).predict(x)
+    torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("readout", READOUTS, ids=lambda r: f"{r.name}{r.kernel}")
+@pytest.mark.parametrize("shape", [(2, 6, 11, 9), (2, 5, 9, 11), (2, 6, 9, 10)])
+def test_features_of_another_shape_are_refused(readout, shape):
+    readout = clone(readout).partial_fit(problem(4))
+    with pytest.raises(probe.ProbeError, match=r"expected maps of shape \(6, 9, 11\) as before"):
+        readout.partial_fit(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("alphas", [[], 1.0, [0.0], ["a"]])
+def test_alphas_are_numbers_above_0(alphas):
+    with pytest.raises(probe.ProbeError, match="alphas: expected one or several numbers above 0"):
+        Ridge(alphas=alphas)
+    with pytest.raises(probe.ProbeError, match="cells: expected a whole number"):
+        Softmax(cells=2.5)

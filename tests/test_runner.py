@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+from collections import OrderedDict
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 import probe
+from probe import runner
 from probe.backbones import fingerprint
 from probe.borders import RULES
 from probe.layers import evaluating, tap
@@ -472,3 +474,35 @@ def test_deep_copies_agree(tiny, tiny_options):
     a = probe.run(copy.deepcopy(tiny), **tiny_options)
     b = probe.run(tiny, **tiny_options)
     pd.testing.assert_frame_equal(a.table, b.table, check_exact=True)
+
+
+def test_no_layer_is_called_like_the_input(tiny, tiny_options):
+    model = nn.Sequential(OrderedDict(input=nn.Conv2d(3, 4, 3, padding=1), rest=tiny))
+    tiny.stages[0][0] = nn.Conv2d(4, 8, 3, 2, 1)
+    with pytest.raises(probe.ProbeError, match="'input' is what the control"):
+        probe.run(model, **{**tiny_options, "layers": ["input"]})
+
+
+def test_a_layer_too_small_for_a_kernel_is_named_before_the_long_part(tiny, tiny_options):
+    options = {**tiny_options, "image_size": 16, "variants": "original", "kernel": 3}
+    with pytest.raises(probe.ProbeError, match=r"layer stages\.2 of .*2 × 2 cells"):
+        probe.run(tiny, **options)
+
+
+def test_where_a_common_grid_lies_is_not_known_without_padding(tiny, tiny_options):
+    options = {**tiny_options, "layers": ["stages.0"], "concat": True}
+    got = probe.run(tiny, variants=["original", "valid"], **options)
+    for table in (got.profile, got.table[got.table["metric"] == "error_px"]):
+        assert set(table["variant"]) == {"original"}
+    assert {"original", "valid"} == set(got.table["variant"])
+
+
+def test_sums_are_let_go(tiny, tiny_options, monkeypatch):
+    """Patterns are computed once all variants of the weights are there, whatever their order."""
+    held = []
+    find = runner.find_pattern
+    monkeypatch.setattr(runner, "find_pattern", lambda *a: held.append(a[2]) or find(*a))
+    monkeypatch.setattr(runner, "_ROOM", 1)
+    got = probe.run(tiny, variants=["circular", "original"], **tiny_options)
+    assert [sums is None for sums in held] == [False] * 4 + [True] * 4
+    assert all(p.difference is not None for k, p in got.pattern.items() if k[1] == "circular")

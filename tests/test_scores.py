@@ -131,3 +131,10 @@ def test_intervals_are_seeded():
     assert (
         scores.bootstrap_interval(values, 3)[0] != scores.bootstrap_interval(values, 4)[0]
     ).all()
+
+
+def test_a_target_without_variance_scores_zero():
+    flat = np.full(9, 0.3)
+    guesses = np.stack([flat, np.linspace(0, 1, 9)])
+    assert scores.r_squared(guesses, flat).tolist() == [0, 0]
+    assert scores.spearman(guesses, flat).tolist() == [0, 0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import probe
-from probe.stimuli import STIMULI, Leaves, _paint, antithetic_batch, open_stimuli
+from probe.stimuli import STIMULI, Leaves, _paint, antithetic_batch, open_stimuli, scenes
 
 
 @pytest.mark.parametrize("name", STIMULI)
@@ -126,6 +126,19 @@ def test_photos_are_split_cropped_flipped_and_the_unreadable_named(folder):
     ).float()
     assert 0 < noisy_left.mean() < 1  # flipped now and then
     assert "cut.jpg" in source.cautions[0]
+
+
+def test_what_stands_in_for_a_photograph_is_the_same_scene(folder):
+    for seed in range(8):  # until the broken one is among those for testing
+        source = open_stimuli(folder, (32, 32), seed, train_images=3, test_images=3)
+        names = [path.name for path in source._files["test"]]
+        source.batch("test", 0, 2 * len(names))
+        shown = scenes(source, 2 * len(names))
+        broken = names.index("cut.jpg") if "cut.jpg" in names else None
+        wanted = np.arange(2 * len(names)) % len(names)
+        if broken is not None:
+            wanted[wanted == broken] = (broken + 1) % len(names)
+        np.testing.assert_array_equal(shown, wanted)
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):

@@ -1,0 +1,262 @@
+"""Layers that give coordinates to a convolution.
+
+A convolution over a map with two more channels, the coordinates :math:`i` (row) and :math:`j`
+(column), is
+
+.. math:: W ∗ [x, i, j] + b = W_x ∗ x + b + W_c ∗ [i, j].
+
+The second term does not depend on the image. :class:`CoordConv2d` keeps :math:`W_x` and
+:math:`W_c` apart and adds it, so that with :math:`W_c = 0` it is the plain convolution bit by bit;
+:class:`AddCoords` writes the channels out, for whatever comes after it.
+
+References
+----------
+Liu, Lehman, Molino, Such, Frank, Sergeev, Yosinski (2018), An intriguing failing of convolutional
+neural networks and the CoordConv solution, arXiv 1807.03247, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ProbeError
+
+
+def coordinates(
+    height: int,
+    width: int,
+    radius: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Return the coordinates of every place of a map.
+
+    Cell :math:`k` of :math:`n` lies at :math:`(2k - (n - 1)) / (n - 1)`: at exactly −1 and 1 at the
+    ends, and at 0 where :math:`n = 1`. The radius is :math:`r = \sqrt{i^2 + j^2}`, from 0 at the
+    centre to :math:`\sqrt 2` in the corners.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the map.
+    radius : bool
+        Whether to add the radius.
+    dtype : torch.dtype, optional
+        Floating point; torch's default one if not given. Coordinates are computed in float32 at
+        least and then rounded.
+    device : torch.device or str, optional
+        Where to make them.
+
+    Returns
+    -------
+    Tensor, shape (2, height, width) or (3, height, width)
+        Row :math:`i`, column :math:`j`, and the radius if asked for.
+
+    Raises
+    ------
+    ProbeError
+        If ``dtype`` is not floating point.
+    """
+    dtype = dtype or torch.get_default_dtype()
+    if not dtype.is_floating_point:
+        raise ProbeError(
+            f"coordinates are fractions between -1 and 1: expected a floating-point dtype, got "
+            f"{dtype}; convert the images first"
+        )
+    fine = torch.promote_types(dtype, torch.float32)
+    i, j = (_axis(n, fine, device) for n in (height, width))
+    places = [i[:, None].expand(height, width), j.expand(height, width)]
+    if radius:
+        places.append((i[:, None] ** 2 + j**2).sqrt())
+    return torch.stack(places).to(dtype)
+
+
+torch.fx.wrap("coordinates")  # a symbolic trace can't look at sizes and dtypes
+
+
+def _axis(cells: int, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
+    """Coordinates along one axis; sizes that an exporter keeps open stay open."""
+    k = torch.arange(cells, dtype=dtype, device=device)
+    return (k - k.flip(0)) / k[-1:].clamp(min=1)
+
+
+def _channels_last(x: Tensor) -> bool:
+    """Whether a tensor is in this memory format and in no other."""
+    if x.ndim != 4 or x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+class AddCoords(nn.Module):
+    """Append the coordinates of every place to a map, as channels.
+
+    Shapes ``(B, C, H, W)`` → ``(B, C + 2, H, W)``, with the radius ``(B, C + 3, H, W)``; without a
+    batch ``(C, H, W)`` → ``(C + 2, H, W)``. The memory format is kept.
+
+    Parameters
+    ----------
+    radius : bool
+        Whether to append the distance to the centre too; see :func:`coordinates`.
+
+    References
+    ----------
+    Liu et al. (2018), arXiv 1807.03247, section 3 and figure 3.
+    """
+
+    def __init__(self, radius: bool = False) -> None:
+        super().__init__()
+        self.radius = radius
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        places = coordinates(height, width, self.radius, dtype=x.dtype, device=x.device)
+        out = torch.cat([x, places.expand(*x.shape[:-3], -1, -1, -1)], -3)
+        if _channels_last(x):  # which torch.cat can't tell with the expanded coordinates
+            out = out.contiguous(memory_format=torch.channels_last)
+        return out
+
+    def extra_repr(self) -> str:
+        return f"radius={self.radius}"
+
+
+class CoordinateTerm:
+    """Adds ``W_c ∗ coordinates`` to what a convolution returns; goes before its class.
+
+    Attributes
+    ----------
+    coord_weight : Parameter
+        :math:`W_c`, dense: groups are for the channels of the map.
+    radius : bool
+        Whether the radius is the third coordinate.
+    """
+
+    coord_weight: nn.Parameter
+    radius: bool
+
+    def __init__(self, *args: Any, radius: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_coordinates(radius)
+        self.reset_parameters()
+
+    def add_coordinates(self, radius: bool) -> None:
+        """Give the convolution a ``coord_weight`` of zeros, like its ``weight`` in all else."""
+        layout = torch.channels_last if _channels_last(self.weight) else torch.contiguous_format
+        shape = self._coord_shape(3 if radius else 2)
+        zeros = torch.zeros(shape, dtype=self.weight.dtype, device=self.weight.device)
+        self.radius = radius
+        self.coord_weight = nn.Parameter(zeros.contiguous(memory_format=layout))
+
+    def reset_parameters(self) -> None:
+        """Draw all weights as the plain layer would with the coordinates among its channels."""
+        super().reset_parameters()
+        if hasattr(self, "coord_weight"):  # the plain layer's own constructor resets it too
+            bound = 1 / math.sqrt(self._fan_in())
+            for parameter in (self.weight, self.coord_weight, self.bias):
+                if parameter is not None:
+                    nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self._convolve(self._places(x)).squeeze(0)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, radius={self.radius}"
+
+    def _places(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2], x.shape[-1]
+        return coordinates(height, width, self.radius, dtype=x.dtype, device=x.device)[None]
+
+    def _convolve(self, places: Tensor) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            borders = self._reversed_padding_repeated_twice
+            places, padding = F.pad(places, borders, mode=self.padding_mode), 0
+        return F.conv2d(places, self.coord_weight, None, self.stride, padding, self.dilation)
+
+    def _coord_shape(self, count: int) -> tuple[int, ...]:
+        return (self.out_channels, count, *self.kernel_size)
+
+    def _fan_in(self) -> int:
+        return (self.weight.shape[1] + self.coord_weight.shape[1]) * math.prod(self.kernel_size)
+
+
+class CoordConv2d(CoordinateTerm, nn.Conv2d):
+    r"""A convolution over a map and the coordinates of its places.
+
+    .. math:: y = W_x ∗ x + b + W_c ∗ [i, j], \quad\text{with the radius}\; [i, j, r]
+
+    which is :class:`AddCoords` and a convolution with the weight :math:`[W_x, W_c]`. Coordinates
+    are padded, and strided over, as the map is. It is an ``nn.Conv2d``: ``weight`` and ``bias`` are
+    what they are there, ``coord_weight`` comes on top. A plain layer's checkpoint loads with
+    ``strict=False``.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As of ``nn.Conv2d``. ``in_channels`` counts those of the map alone.
+    radius : bool
+        Whether to add the distance to the centre; see :func:`coordinates`.
+
+    Attributes
+    ----------
+    coord_weight : Parameter, shape (out_channels, 2 or 3, height, width of the kernel)
+        Dense, also where ``groups`` > 1. Drawn with the fan-in of all channels, ``weight`` too.
+
+    References
+    ----------
+    Liu et al. (2018), arXiv 1807.03247, section 3.
+
+    Examples
+    --------
+    >>> CoordConv2d(3, 8, kernel_size=3, padding=1)(torch.rand(1, 3, 20, 30)).shape
+    torch.Size([1, 8, 20, 30])
+    """
+
+
+class CoordConvTranspose2d(CoordinateTerm, nn.ConvTranspose2d):
+    """A transposed convolution over a map and the coordinates of its places.
+
+    It is :class:`AddCoords` and an ``nn.ConvTranspose2d``, as :class:`CoordConv2d` is for
+    ``nn.Conv2d``: coordinates are those of the places of the input.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As of ``nn.ConvTranspose2d``. ``in_channels`` counts those of the map alone.
+    radius : bool
+        Whether to add the distance to the centre; see :func:`coordinates`.
+
+    Attributes
+    ----------
+    coord_weight : Parameter, shape (2 or 3, out_channels, height, width of the kernel)
+        Dense, also where ``groups`` > 1.
+
+    References
+    ----------
+    Liu et al. (2018), arXiv 1807.03247, section 3.
+    """
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        y = nn.ConvTranspose2d.forward(self, x, output_size)
+        added = self._output_padding(
+            x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+        )
+        return y + self._convolve(self._places(x), added).squeeze(0)
+
+    def _convolve(self, places: Tensor, added: Sequence[int]) -> Tensor:
+        return F.conv_transpose2d(
+            places, self.coord_weight, None, self.stride, self.padding, added, 1, self.dilation
+        )
+
+    def _coord_shape(self, count: int) -> tuple[int, ...]:
+        return (count, self.out_channels, *self.kernel_size)
+
+    def _fan_in(self) -> int:
+        # torch takes the second dimension for the channels of the input here too.
+        return self.weight.shape[1] * math.prod(self.kernel_size)
