@@ -37,7 +37,7 @@ from . import scores
 from .backbones import Backbone, input_size, known_model, load_backbone, pick_device
 from .borders import SIDES, Call, padding
 from .errors import ProbeError, ProbeWarning, one_of
-from .files import json_bytes, write_files
+from .files import json_bytes, reading, write_files
 from .layers import (
     Layer,
     Taps,
@@ -187,7 +187,7 @@ def load_attribution(folder: str | Path) -> Attribution:
         If the folder does not hold both, or they are something else.
     """
     folder = Path(folder)
-    try:
+    with reading(folder, "attribution"):
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         table = pd.read_csv(folder / _TABLE, dtype="str", keep_default_na=False)
         if list(table.columns) != COLUMNS or table.empty or not isinstance(record, dict):
@@ -195,11 +195,6 @@ def load_attribution(folder: str | Path) -> Attribution:
         for column in _NUMBERS:
             table[column] = [float(text) if text else float("nan") for text in table[column]]
         return Attribution(table.astype({"order": "int64"}), record)
-    except FileNotFoundError as error:
-        missing = Path(str(error.filename)).name
-        raise ProbeError(f"{folder} holds no attribution: {missing} is missing") from None
-    except (OSError, ValueError) as error:
-        raise ProbeError(f"the attribution in {folder} can't be read: {error}") from error
 
 
 def attribute(

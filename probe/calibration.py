@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .backbones import input_size, known_model, load_backbone
 from .certificates import prepare
 from .errors import ProbeError, whole_number
-from .files import json_bytes, plain, write_files
+from .files import json_bytes, plain, reading, write_files
 from .layers import evaluating, tap, total_stride
 from .results import number_text
 from .runner import (
@@ -127,15 +127,10 @@ def load_calibration(folder: str | Path) -> Calibration:
         If it isn't there or can't be read.
     """
     folder = Path(folder)
-    try:
+    with reading(folder, "calibration"):
         provenance = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
         table = pd.read_csv(io.BytesIO((folder / "calibration.csv").read_bytes()))
         return Calibration(table[COLUMNS], provenance)
-    except FileNotFoundError as error:
-        missing = Path(str(error.filename)).name
-        raise ProbeError(f"{folder} holds no calibration: {missing} is missing") from None
-    except (OSError, ValueError, LookupError) as error:
-        raise ProbeError(f"the calibration in {folder} can't be read: {error}") from error
 
 
 def calibrate(

@@ -37,7 +37,65 @@ from .variants import VARIANTS, parse_variant
 
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 
-ONE_WEIGHTS = "pretrained, random (further draws: random:1, …), or a .safetensors or .pth file."
+# ---------------------------------------------------------------- options that commands share
+
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODEL",
+        help=f"timm names or globs such as 'resnet*'; without any, {DEFAULT_MODEL}.",
+        show_default=False,
+    ),
+]
+OneWeights = Annotated[
+    str,
+    typer.Option(
+        help="pretrained, random (further draws: random:1, …), or a .safetensors or .pth file."
+    ),
+]
+Layers = Annotated[
+    list[str],
+    typer.Option(help=f"{', '.join(PRESETS)}, or module names and globs such as 'blocks.*'."),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(help=f"{', '.join(TARGETS)}; all by default.", show_default=False),
+]
+Source = Annotated[str, typer.Option(help=f"{', '.join(STIMULI)}, or a folder of photographs.")]
+TrainImages = Annotated[int, typer.Option(help="Images to fit the readouts on.")]
+TestImages = Annotated[int, typer.Option(help="Images to score the readouts on.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="224, or 224x320 for height x width; by default what timm says, rounded up to a "
+        "multiple of the network's stride.",
+        show_default=False,
+    ),
+]
+BatchSize = Annotated[int, typer.Option(help="Images per forward pass.")]
+ReadoutName = Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")]
+Kernel = Annotated[
+    int | None,
+    typer.Option(
+        help="Of ridge: 1, or 3 to read neighbourhoods of 3 x 3 places.", show_default=False
+    ),
+]
+Concat = Annotated[
+    bool | None,
+    typer.Option(
+        help="Read all layers together, resized to a common grid; by default posenet alone does.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Of random weights, images and whatever else is drawn.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
+Out = Annotated[Path, typer.Option(help="Folder of the reports.")]
+
+REPORTS = Path("reports")
+STAGES = ["stages"]
+
 
 app = typer.Typer(
     name="probe",
@@ -75,14 +133,7 @@ def _root(
     "models failed; 130 after Ctrl-C.",
 )
 def run_command(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL",
-            help=f"timm names or globs such as 'resnet*'; without any, {DEFAULT_MODEL}.",
-            show_default=False,
-        ),
-    ] = None,
+    models: Models = None,
     weights: Annotated[
         list[str],
         typer.Option(
@@ -97,17 +148,9 @@ def run_command(
             "joined by +, as in circular+no_pos_embed."
         ),
     ] = ["original", "circular"],  # noqa: B006
-    layers: Annotated[
-        list[str],
-        typer.Option(help=f"{', '.join(PRESETS)}, or module names and globs such as 'blocks.*'."),
-    ] = ["stages"],  # noqa: B006
-    targets: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{', '.join(TARGETS)}; all by default.", show_default=False),
-    ] = None,
-    stimuli: Annotated[
-        str, typer.Option(help=f"{', '.join(STIMULI)}, or a folder of photographs.")
-    ] = "leaves",
+    layers: Layers = STAGES,
+    targets: Targets = None,
+    stimuli: Source = "leaves",
     train_images: Annotated[
         int | None,
         typer.Option(
@@ -115,17 +158,9 @@ def run_command(
             show_default=False,
         ),
     ] = None,
-    test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
-    image_size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PIXELS",
-            help="224, or 224x320 for height x width; by default what timm says, rounded up to "
-            "a multiple of the network's stride.",
-            show_default=False,
-        ),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
+    test_images: TestImages = 64,
+    image_size: ImageSize = None,
+    batch_size: BatchSize = 32,
     margin: Annotated[
         int | None,
         typer.Option(
@@ -135,25 +170,13 @@ def run_command(
             show_default=False,
         ),
     ] = None,
-    readout: Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")] = "ridge",
-    kernel: Annotated[
-        int | None,
-        typer.Option(
-            help="Of ridge: 1, or 3 to read neighbourhoods of 3 x 3 places.", show_default=False
-        ),
-    ] = None,
-    concat: Annotated[
-        bool | None,
-        typer.Option(
-            help="Read all layers together, resized to a common grid; by default posenet alone "
-            "does.",
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of random weights, images and bootstrap.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
-    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
+    readout: ReadoutName = "ridge",
+    kernel: Kernel = None,
+    concat: Concat = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    progress: Progress = True,
+    out: Out = REPORTS,
 ) -> None:
     """Run the main job for each model, one after another."""
     head = make_head(readout, kernel, concat)
@@ -251,10 +274,7 @@ def models_command(
 @app.command("sources")
 def sources_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name.")],
-    image_size: Annotated[
-        str | None,
-        typer.Option(metavar="PIXELS", help="224, or 224x320.", show_default=False),
-    ] = None,
+    image_size: ImageSize = None,
 ) -> None:
     """List every place from which position can enter a network."""
     table = sources(model, image_size=_pixels(image_size)).fillna("")
@@ -291,8 +311,8 @@ def certify_command(
         int | None,
         typer.Option(metavar="PIXELS", help="Of the variant canvas.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
     """Measure whether a variant leaves a network any source of position.
 
@@ -355,9 +375,9 @@ def survey_command(
             metavar="MILLIONS", help="Leave larger architectures out.", show_default=False
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of random weights and images.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+    seed: Seed = 0,
+    device: Device = "auto",
+    progress: Progress = True,
     out: Annotated[Path, typer.Option(help="Folder of survey.csv and survey.html.")] = Path(
         "reports/survey"
     ),
@@ -385,15 +405,8 @@ def survey_command(
 
 @app.command("calibrate")
 def calibrate_command(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL",
-            help=f"timm names or globs; without any, {DEFAULT_MODEL}.",
-            show_default=False,
-        ),
-    ] = None,
-    weights: Annotated[str, typer.Option(help=ONE_WEIGHTS)] = "pretrained",
+    models: Models = None,
+    weights: OneWeights = "pretrained",
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -401,37 +414,22 @@ def calibrate_command(
             show_default=False,
         ),
     ] = None,
-    layers: Annotated[
-        list[str], typer.Option(help=f"{', '.join(PRESETS)}, or module names and globs.")
-    ] = ["stages"],  # noqa: B006
-    targets: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{', '.join(TARGETS)}; all by default.", show_default=False),
-    ] = None,
-    train_images: Annotated[int, typer.Option(help="Images to fit the readouts on.")] = 256,
-    test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
-    image_size: Annotated[
-        str | None, typer.Option(metavar="PIXELS", help="224, or 224x320.", show_default=False)
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
-    readout: Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")] = "ridge",
-    kernel: Annotated[
-        int | None,
-        typer.Option(
-            help="Of ridge: 1, or 3 to read neighbourhoods of 3 x 3 places.", show_default=False
-        ),
-    ] = None,
-    concat: Annotated[
-        bool | None,
-        typer.Option(help="Read all layers together.", show_default=False),
-    ] = None,
+    layers: Layers = STAGES,
+    targets: Targets = None,
+    train_images: TrainImages = 256,
+    test_images: TestImages = 64,
+    image_size: ImageSize = None,
+    batch_size: BatchSize = 32,
+    readout: ReadoutName = "ridge",
+    kernel: Kernel = None,
+    concat: Concat = None,
     planted: Annotated[
         bool, typer.Option(help="Also recover planted truth, which takes a minute or two.")
     ] = True,
-    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
-    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    progress: Progress = True,
+    out: Out = REPORTS,
 ) -> None:
     """Measure how often intervals find position where there is none; resumable.
 
@@ -496,23 +494,19 @@ def attribute_command(
             help=f"{', '.join(TARGETS)}; horizontal and vertical by default.", show_default=False
         ),
     ] = None,
-    weights: Annotated[str, typer.Option(help=ONE_WEIGHTS)] = "pretrained",
+    weights: OneWeights = "pretrained",
     groups: Annotated[
         str, typer.Option(help=f"{', '.join(GROUPS)}: which padded calls go together.")
     ] = "calls",
-    stimuli: Annotated[
-        str, typer.Option(help=f"{', '.join(STIMULI)}, or a folder of photographs.")
-    ] = "leaves",
-    train_images: Annotated[int, typer.Option(help="Images to fit the readouts on.")] = 128,
-    test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
-    image_size: Annotated[
-        str | None, typer.Option(metavar="PIXELS", help="224, or 224x320.", show_default=False)
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of random weights, images and bootstrap.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
-    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
+    stimuli: Source = "leaves",
+    train_images: TrainImages = 128,
+    test_images: TestImages = 64,
+    image_size: ImageSize = None,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    device: Device = "auto",
+    progress: Progress = True,
+    out: Out = REPORTS,
 ) -> None:
     """Find out which padded calls, and which sides of the image, a layer has its position from.
 
@@ -581,15 +575,15 @@ def reproduce_command(
             show_default=False,
         ),
     ] = None,
-    weights: Annotated[str, typer.Option(help=ONE_WEIGHTS)] = "pretrained",
-    train_images: Annotated[int, typer.Option(help="Images to train the readouts on.")] = 512,
-    test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
+    weights: OneWeights = "pretrained",
+    train_images: TrainImages = 512,
+    test_images: TestImages = 64,
     image_size: Annotated[str, typer.Option(metavar="PIXELS", help="224, or 224x320.")] = "224",
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
-    readout: Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")] = "posenet",
-    seed: Annotated[int, typer.Option(help="Of images, readouts and bootstrap.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    batch_size: BatchSize = 32,
+    readout: ReadoutName = "posenet",
+    seed: Seed = 0,
+    device: Device = "auto",
+    progress: Progress = True,
     out: Annotated[Path, typer.Option(help="Folder of table and page.")] = Path(
         "reports/reproduction"
     ),
@@ -624,18 +618,9 @@ def reproduce_command(
 
 @app.command("ladder")
 def ladder_command(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL",
-            help=f"timm names or globs; without any, {DEFAULT_MODEL}.",
-            show_default=False,
-        ),
-    ] = None,
-    weights: Annotated[str, typer.Option(help=ONE_WEIGHTS)] = "pretrained",
-    layers: Annotated[
-        list[str], typer.Option(help=f"{', '.join(PRESETS)}, or module names and globs.")
-    ] = ["stages"],  # noqa: B006
+    models: Models = None,
+    weights: OneWeights = "pretrained",
+    layers: Layers = STAGES,
     targets: Annotated[
         list[str] | None,
         typer.Option(
@@ -643,12 +628,10 @@ def ladder_command(
             show_default=False,
         ),
     ] = None,
-    train_images: Annotated[int, typer.Option(help="Images to fit the readouts on.")] = 256,
-    test_images: Annotated[int, typer.Option(help="Images to score the readouts on.")] = 64,
-    image_size: Annotated[
-        str | None, typer.Option(metavar="PIXELS", help="224, or 224x320.", show_default=False)
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
+    train_images: TrainImages = 256,
+    test_images: TestImages = 64,
+    image_size: ImageSize = None,
+    batch_size: BatchSize = 32,
     at: Annotated[
         list[str],
         typer.Option(help="Which convolutions get coordinates: convs, stem, or names and globs."),
@@ -657,10 +640,10 @@ def ladder_command(
         float,
         typer.Option(help="Deviation of the coordinates' part of a channel over the channel's."),
     ] = STRENGTH,
-    seed: Annotated[int, typer.Option(help="Of images, readouts and coordinates.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
-    out: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("reports"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    progress: Progress = True,
+    out: Out = REPORTS,
 ) -> None:
     """Probe a network on three rungs: no border, zero padding, coordinates given.
 

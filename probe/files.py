@@ -8,7 +8,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,31 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         for empty in made:
             with contextlib.suppress(OSError):  # holds what was written, or was never made
                 empty.rmdir()
+
+
+@contextlib.contextmanager
+def reading(folder: Path, what: str) -> Iterator[None]:
+    """Explain inside the block why something saved can't be read.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it should be.
+    what : str
+        What it is, such as "result".
+
+    Raises
+    ------
+    ProbeError
+        If a file is missing, or holds something else.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        missing = Path(str(error.filename)).name
+        raise ProbeError(f"{folder} holds no {what}: {missing} is missing") from None
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        raise ProbeError(f"the {what} in {folder} can't be read: {error}") from error
 
 
 def check_folder(folder: Path) -> None:

@@ -24,7 +24,7 @@ from .backbones import Backbone, input_size, load_backbone
 from .coordconv.inflation import inflate
 from .coordconv.layers import CoordinateTerm
 from .errors import ProbeError
-from .files import json_bytes, parquet_bytes, write_files
+from .files import json_bytes, parquet_bytes, reading, write_files
 from .layers import evaluating, total_stride
 from .results import COLUMNS as RESULT_COLUMNS
 from .results import Result, interval, number_text
@@ -177,7 +177,7 @@ def load_ladder(folder: str | Path) -> Ladder:
         If it isn't there or can't be read.
     """
     folder = Path(folder)
-    try:
+    with reading(folder, "ladder"):
         provenance = json.loads((folder / "ladder.json").read_text(encoding="utf-8"))
         table = pd.read_parquet(folder / "ladder.parquet")
         rows = provenance.pop("instances")
@@ -185,11 +185,6 @@ def load_ladder(folder: str | Path) -> Ladder:
         if found is not None:
             found = found.astype(dict.fromkeys(INSTANCE_COLUMNS[1:], float))
         return Ladder(table[["rung", *RESULT_COLUMNS]], found, provenance)
-    except FileNotFoundError as error:
-        missing = Path(str(error.filename)).name
-        raise ProbeError(f"{folder} holds no ladder: {missing} is missing") from None
-    except (OSError, ValueError, LookupError) as error:
-        raise ProbeError(f"the ladder in {folder} can't be read: {error}") from error
 
 
 def ladder(

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from .backbones import Backbone, expand_models, is_random, known_model, load_backbone, pick_device
 from .errors import ProbeError, ProbeWarning, one_of
-from .files import check_folder, json_bytes, write_files
+from .files import check_folder, json_bytes, reading, write_files
 from .layers import evaluating, tap, total_stride
 from .results import interval, number_text, short_name
 from .runner import (
@@ -255,16 +255,11 @@ def load_reproduction(folder: str | Path) -> Reproduction:
         If it isn't there or can't be read.
     """
     folder = Path(folder)
-    try:
+    with reading(folder, "reproduction"):
         provenance = json.loads((folder / "reproduction.json").read_text(encoding="utf-8"))
         content = io.BytesIO((folder / "reproduction.csv").read_bytes())
         table = pd.read_csv(content, dtype=_DTYPES, keep_default_na=False, na_values=_NO_NUMBER)
         return Reproduction(table[COLUMNS], provenance)
-    except FileNotFoundError as error:
-        missing = Path(str(error.filename)).name
-        raise ProbeError(f"{folder} holds no reproduction: {missing} is missing") from None
-    except (OSError, ValueError, LookupError) as error:
-        raise ProbeError(f"the reproduction in {folder} can't be read: {error}") from error
 
 
 _NUMBERS = ("published", "value", "low", "high")

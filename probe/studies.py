@@ -17,8 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from .errors import ProbeError
-from .files import json_bytes, npz_bytes, parquet_bytes, plain, write_files
+from .files import json_bytes, npz_bytes, parquet_bytes, plain, reading, write_files
 from .scores import bootstrap_interval
 
 Cell = Mapping[str, Any]
@@ -168,18 +167,13 @@ class Study:
             If it isn't there or can't be read.
         """
         folder = Path(folder)
-        try:
+        with reading(folder, "study"):
             provenance = json.loads((folder / "study.json").read_text(encoding="utf-8"))
             table = pd.read_parquet(folder / "scores.parquet")
             curves = pd.read_parquet(folder / "curves.parquet")
             with np.load(folder / "arrays.npz", allow_pickle=False) as kept:
                 arrays = {name: kept[name] for name in kept.files}
             return cls(table, curves, arrays, provenance)
-        except FileNotFoundError as error:
-            missing = Path(str(error.filename)).name
-            raise ProbeError(f"{folder} holds no study: {missing} is missing") from None
-        except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
-            raise ProbeError(f"the study in {folder} can't be read: {error}") from error
 
 
 def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:

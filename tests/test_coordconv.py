@@ -123,9 +123,16 @@ def test_added_coordinates_keep_dtype_and_memory_format(layout, dtype):
 # ------------------------------------------------------------ CoordConv
 
 
+def _fits(border, size):
+    return all(cells < n for cells, n in zip(border, size, strict=True))
+
+
 def draw_conv(data, transposed=False):
     """Draw a CoordConv layer in float64, the plain one over all channels, and an input."""
-    integers = lambda low, high: data.draw(st.tuples(*[st.integers(low, high)] * 2))  # noqa: E731
+
+    def integers(low, high):
+        return data.draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
     kernel, stride, dilation, pads = integers(1, 4), integers(1, 3), integers(1, 2), integers(0, 3)
     size, radius, bias = integers(1, 9), data.draw(st.booleans()), data.draw(st.booleans())
     options = {"stride": stride, "dilation": dilation, "padding": pads, "bias": bias}
@@ -144,7 +151,7 @@ def draw_conv(data, transposed=False):
         mode = data.draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"]))
         options["padding_mode"] = mode
         # torch writes no border that is wider than the map; with zeros there is none.
-        assume(mode in ("zeros", "replicate") or all(p < n for p, n in zip(pads, size)))  # noqa: B905
+        assume(mode in ("zeros", "replicate") or _fits(pads, size))
         layer, plain = CoordConv2d, nn.Conv2d
         spans = [
             n + 2 * p - d * (k - 1) for n, p, d, k in zip(size, pads, dilation, kernel, strict=True)
@@ -153,7 +160,7 @@ def draw_conv(data, transposed=False):
             options["padding"] = data.draw(st.sampled_from(["same", "valid"]))
             reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
             if options["padding"] == "same":
-                assume(mode in ("zeros", "replicate") or all(r < n for r, n in zip(reach, size)))  # noqa: B905
+                assume(mode in ("zeros", "replicate") or _fits(reach, size))
                 spans = [1, 1]
             else:
                 spans = [n - r for n, r in zip(size, reach, strict=True)]
@@ -183,6 +190,17 @@ def test_it_is_a_transposed_convolution_over_the_map_and_its_coordinates(data):
     torch.testing.assert_close(layer(x), joint(x), rtol=1e-12, atol=1e-12)
     if len(x):
         torch.testing.assert_close(layer(x[0]), joint(x)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["circular", "reflect", "replicate", "mean", "partial", "valid"])
+def test_border_rules_treat_coordinates_as_channels_of_the_map(rule):
+    layer, joint = CoordConv2d(3, 4, 5, stride=2, padding=2), nn.Conv2d(5, 4, 5, 2, 2)
+    joint.load_state_dict(
+        {"weight": torch.cat([layer.weight, layer.coord_weight], 1), "bias": layer.bias}
+    )
+    x = torch.randn(2, 3, 8, 12)
+    with torch.no_grad(), probe.padding(rule):
+        torch.testing.assert_close(layer(x), joint(AddCoords()(x)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(11, 15), (12, 16), (2, 4, 11, 16)])
@@ -226,7 +244,7 @@ def test_checkpoints_of_the_plain_layer_load(layer, plain):
     assert (report.missing_keys, report.unexpected_keys) == (["coord_weight"], [])
     nn.init.zeros_(made.coord_weight)
     x = torch.randn(2, 3, 6, 5)
-    assert torch.equal(made(x), old(x))
+    assert torch.equal(made(input=x), old(input=x))
 
 
 def test_weights_are_drawn_with_the_fan_in_of_all_channels():
@@ -348,6 +366,7 @@ def test_it_becomes_onnx_with_sizes_left_open(chain, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_it_traces(chain):
     check(torch.jit.trace(chain, torch.rand(SIZES[0])), chain)
 
@@ -448,7 +467,9 @@ def test_an_inflated_network_gives_the_same_bits(name, at):
         inflated(x).square().mean().backward()
     trained = [n for n, m in layers.items() if m.coord_weight.grad.any()]
     # The coordinates of a single place are 0, as in what follows global pooling.
-    assert set(layers) - set(trained) == {n for n, size in sizes.items() if size == (1, 1)}
+    assert set(layers) - set(trained) == {
+        n for n, m in layers.items() if m.kernel_size == sizes[n] == (1, 1)
+    }
     plain = deflate(inflated)
     before, after = model.state_dict(), plain.state_dict()
     assert list(before) == list(after)
@@ -633,7 +654,7 @@ class Bottlenecked(nn.Conv2d):
         (lambda: nn.Sequential(Bottlenecked(3, 4, 3)), "stem", "may compute something else"),
         (
             lambda: timm.create_model("efficientnet_cc_b0_4e"),
-            ["blocks.3.0.conv_pw"],
+            ["blocks.4.0.conv_pw"],
             "is a CondConv2d",
         ),
         (lambda: inflate(network("resnet18")), "convs", "'conv1' is a CoordConv2d already"),
@@ -650,12 +671,23 @@ def test_there_must_be_something_to_deflate(tiny):
         deflate(tiny)
 
 
+def test_a_class_of_ones_own_can_not_be_deflated():
+    class Own(CoordConv2d):
+        pass
+
+    with pytest.raises(probe.ProbeError, match="module '0' is a Own: expected one of CoordConv2d"):
+        deflate(nn.Sequential(Own(3, 4, 3)))
+
+
 def test_layers_made_by_hand_deflate_too():
     model = nn.Sequential(CoordConv2d(3, 4, 3, radius=True), CoordConvTranspose2d(4, 3, 3))
     with pytest.warns(probe.ProbeWarning, match="in 0, 1"):
         plain = deflate(model)
     assert [type(m) for m in plain] == [nn.Conv2d, nn.ConvTranspose2d]
+    wanted = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 3, 3))
+    wanted.load_state_dict(plain.state_dict())
     x = torch.rand(2, 3, 8, 9)
-    assert torch.equal(plain(x), model[1].__class__.__mro__[2].forward(plain[1], plain[0](x)))
+    assert torch.equal(plain(x), wanted(x))
+    assert repr(plain) == repr(wanted)
     assert chosen(plain, "convs") == ["0", "1"]
     assert torch.equal(inflate(plain, "convs")(x), plain(x))

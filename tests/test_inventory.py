@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import probe
+from probe.coordconv import AddCoords, inflate
 from probe.inventory import (
     COLUMNS,
     COORDINATES,
@@ -338,6 +339,34 @@ def test_parts_of_real_networks_that_are_the_same_everywhere_are_never_listed():
         parameters = " ".join(probe.sources(name)["parameter"])
         for part in ("gamma", "bias", "se.", "cls_token", "norm", "weight"):
             assert part not in parameters
+
+
+def test_coordinates_given_to_a_network_are_a_source_once_their_weights_are_not_zero():
+    model = inflate(timm.create_model("resnet18"), ["conv1", "layer2.**"], radius=True)
+    assert len(others(model, image_size=64)) == 0
+    torch.nn.init.normal_(model.conv1.coord_weight)
+    torch.nn.init.normal_(model.layer2[0].downsample[0].coord_weight)
+    table = others(model, image_size=64)
+    assert list(table["kind"]) == [COORDINATES] * 2
+    assert list(table["module"]) == ["conv1", "layer2.0.downsample.0"]
+    assert list(table["parameter"]) == [f"{name}.coord_weight" for name in table["module"]]
+    (row,) = others(nn.Sequential(AddCoords(), nn.Conv2d(5, 4, 1)), image_size=32).itertuples()
+    assert (row.kind, row.module, row.parameter) == (COORDINATES, "0", "")
+
+
+def test_a_certificate_names_the_coordinates(tiny):
+    inflated = inflate(tiny, "convs")
+    options = {"layers": ["stages.*"], "image_size": 64}
+    assert probe.certify(inflated, "circular", **options).passed
+    torch.nn.init.normal_(inflated.stages[1][0].coord_weight)
+    for variant in ("circular", "circular+no_pos_embed", "canvas"):
+        seen = probe.certify(inflated, variant, **options)
+        assert not seen.passed
+        assert seen.sources == ("coordinates: stages.1.0",)
+    seen = probe.certify(inflated, "circular", **options)
+    assert seen.residual > 1e-3
+    assert seen.first_break == "stages.1.0"
+    assert seen.reason == "position enters at or before stages.1.0: coordinates"
 
 
 def test_taking_the_inventory_leaves_the_network_as_it_was(tiny):

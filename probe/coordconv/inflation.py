@@ -1,7 +1,7 @@
 """Inflation: the convolutions of any network become CoordConv, and its outputs stay.
 
-The weights of the coordinates start at 0: "with the two coordinate layers at 0 it is the original
-CNN" (Liu et al. 2018, arXiv 1807.03247). Training moves them.
+The weights of the coordinates start at 0, with which a CoordConv layer is the convolution it was
+made from (Liu et al. 2018, arXiv 1807.03247, section 3). Training moves them.
 """
 
 from __future__ import annotations
@@ -92,8 +92,9 @@ def inflate(
 
     Notes
     -----
-    What replaces or fuses convolutions afterwards (timm's ``reparameterize_model`` for one) knows
-    nothing of coordinates and loses them.
+    The coordinates of a single place are 0: a convolution that comes after global pooling gets
+    weights that nothing moves. What replaces or fuses convolutions afterwards (timm's
+    ``reparameterize_model`` for one) knows nothing of coordinates and loses them.
 
     Examples
     --------
@@ -141,6 +142,12 @@ def deflate(model: nn.Module) -> nn.Module:
     found = {n: m for n, m in model.named_modules() if isinstance(m, CoordinateTerm)}
     if not found:
         raise ProbeError(f"{type(model).__name__} has no CoordConv layers; nothing to deflate")
+    for name, module in found.items():
+        if type(module) not in _PLAIN:
+            raise ProbeError(
+                f"module {name!r} is a {type(module).__name__}: expected one of "
+                f"{', '.join(c.__name__ for c in _PLAIN)}, whose plain class is known"
+            )
     lost = [name for name, module in found.items() if bool(module.coord_weight.any())]
     for module in found.values():
         del module.coord_weight, module.radius

@@ -162,8 +162,8 @@ class CoordinateTerm:
                 if parameter is not None:
                     nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self._convolve(self._places(x)).squeeze(0)
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + self._convolve(self._places(input)).squeeze(0)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, radius={self.radius}"
@@ -242,12 +242,12 @@ class CoordConvTranspose2d(CoordinateTerm, nn.ConvTranspose2d):
     Liu et al. (2018), arXiv 1807.03247, section 3.
     """
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        y = nn.ConvTranspose2d.forward(self, x, output_size)
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        y = nn.ConvTranspose2d.forward(self, input, output_size)
         added = self._output_padding(
-            x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+            input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
         )
-        return y + self._convolve(self._places(x), added).squeeze(0)
+        return y + self._convolve(self._places(input), added).squeeze(0)
 
     def _convolve(self, places: Tensor, added: Sequence[int]) -> Tensor:
         return F.conv_transpose2d(
