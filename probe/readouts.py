@@ -429,8 +429,8 @@ def fit_ridge(
     """Fit a ridge readout for each target, its regularisation chosen by cross-validation.
 
     The search starts at the second of ``alphas`` (0.01 by default) and walks downhill along them to
-    the nearest minimum of the held-out error. Channels without variance (standard deviation ≤ 1e-5 of the mean, or
-    ≤ 1e-6 of the layer's root mean square) get weight 0.
+    the nearest minimum of the held-out error. Channels without variance (standard deviation
+    ≤ 1e-5 of the mean, or ≤ 1e-6 of the layer's root mean square) get weight 0.
 
     Parameters
     ----------
