@@ -6,10 +6,12 @@
     probe.certify("resnet18", "circular"), probe.sources("resnet18"), probe.survey("resnet*")
     probe.attribute("resnet18", "layer4", "vertical"), probe.calibrate("resnet18")
     probe.reproduce("islam2020", images="photographs")
+    probe.ladder("resnet18"), probe.coordconv.inflate(model), probe.instances.run_instances()
 
 The command ``probe run`` does the same and writes reports.
 """
 
+from . import coordconv, instances
 from .attribution import Attribution, attribute
 from .backbones import Backbone, available, load_backbone
 from .borders import padding
@@ -44,6 +46,8 @@ __all__ = [
     "available",
     "calibrate",
     "certify",
+    "coordconv",
+    "instances",
     "ladder",
     "load",
     "load_backbone",

@@ -25,11 +25,13 @@ from .coordconv.inflation import inflate
 from .coordconv.layers import CoordinateTerm
 from .errors import ProbeError
 from .files import json_bytes, parquet_bytes, reading, write_files
+from .instances.experiment import InstanceStudy
 from .layers import evaluating, total_stride
 from .results import COLUMNS as RESULT_COLUMNS
 from .results import Result, interval, number_text
 from .runner import INPUT, exact_float32, image_sides, run
 from .stimuli import Leaves
+from .studies import over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -410,4 +412,27 @@ def _with(rung: str) -> str:
 
 
 def instance_rungs(folder: str | Path) -> pd.DataFrame | None:
-    return None
+    """Return the rungs of the instance experiment, if a folder holds it.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where :class:`probe.instances.InstanceStudy` was saved.
+
+    Returns
+    -------
+    DataFrame or None
+        Pairwise F1 of twin scenes with columns :data:`INSTANCE_COLUMNS`, a row for each of
+        circular padding, zero padding and coordinates; nothing where it hasn't been run.
+    """
+    try:
+        study = InstanceStudy.load(folder)
+    except ProbeError:
+        return None
+    rows = study.table.query("scenes == 'twins' and task == 'instance'")
+    scores = over_seeds(rows[rows["metric"] == "pair_f1"], ["borders"])
+    scores = scores[scores["borders"].isin(_BORDERS)].rename(columns={"borders": "border"})
+    if len(scores) < len(_BORDERS):
+        return None
+    chance = rows.loc[rows["metric"] == "chance_pair_f1", "value"].mean()
+    return scores.assign(chance=chance)[INSTANCE_COLUMNS].reset_index(drop=True)

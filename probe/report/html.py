@@ -27,6 +27,17 @@ _NUMBERS = [
 ]
 
 
+_OTHERS = {
+    "survey": "Survey of timm's architectures: which are certified to be without position once "
+    "padding is gone",
+    "ladder": "From 0 to 80 to 100: one network without a border, with zero padding, and given "
+    "coordinates",
+    "coordconv": "The coordinate tasks: position to pixel and back, with CoordConv and without",
+    "instances": "Telling identical objects apart: what segmentation asks of position",
+    "reproduction": "The published table, measured",
+}
+
+
 def page(result: Result) -> str:
     """Render the report: one HTML document that loads nothing from elsewhere."""
     shown = [name for name in result.layers if name != figures.INPUT]
@@ -111,11 +122,12 @@ def write_index(folder: Path) -> Path:
             entries.append(_entry(load(record.parent), record.parent))
         except (ProbeError, LookupError, TypeError, ValueError) as error:
             faults.append(f"{record.parent.name} is left out: {error}")
-    surveys = [p.relative_to(folder).as_posix() for p in sorted(folder.glob("*/survey.html"))]
+    others = {
+        title: [p.relative_to(folder).as_posix() for p in sorted(folder.glob(f"*/{name}.html"))]
+        for name, title in _OTHERS.items()
+    }
     document = (
-        templates()
-        .get_template("index.html")
-        .render(entries=entries, faults=faults, surveys=surveys)
+        templates().get_template("index.html").render(entries=entries, faults=faults, others=others)
     )
     write_files(folder, {"index.html": document.encode()})
     return folder / "index.html"

@@ -1,0 +1,106 @@
+"""The coordinate tasks of Not-so-Clevr: squares on a canvas, and where they are.
+
+A canvas of 64 × 64 pixels, a square of 9 × 9, and its 56 × 56 possible centres. Positions become
+pixels (classification), squares (rendering), or pixels become positions (regression). Nothing is
+random but the uniform split.
+
+References
+----------
+Liu et al. (2018), arXiv 1807.03247, sections 2 and 4.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import one_of
+
+SIDE = 64
+"""Pixels along each side of the canvas."""
+
+SQUARE = 9
+"""Pixels along each side of the square."""
+
+PLACES = SIDE - SQUARE + 1
+"""Centres along each side for which the square lies whole on the canvas: 56."""
+
+TASKS: dict[str, str] = {
+    "classification": "position to pixel: a softmax over the 4,096 pixels",
+    "rendering": "position to picture: the square, pixel by pixel",
+    "regression": "pixel to position: a one-hot picture to its coordinates",
+}
+"""Tasks, and what they are."""
+
+SPLITS: dict[str, str] = {
+    "uniform": "80 % of the centres, chosen at random, train; the others test",
+    "quadrant": "three quadrants train; the fourth tests",
+}
+"""Splits of the centres, and what they are."""
+
+METRICS: dict[str, tuple[str, str]] = {
+    "classification": ("accuracy", "share of centres whose pixel gets the highest score"),
+    "rendering": ("iou", "intersection over union of the painted and the true square"),
+    "regression": ("error_px", "mean distance of the predicted from the true centre, in pixels"),
+}
+"""Leading metric of each task, and what it is."""
+
+
+def centres() -> Tensor:
+    """Row and column of every centre: int64, shape (3136, 2), row by row."""
+    along = torch.arange(SQUARE // 2, SIDE - SQUARE // 2)
+    return torch.cartesian_prod(along, along)
+
+
+def split_centres(split: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Numbers of the centres that train, and of those that test.
+
+    Parameters
+    ----------
+    split : str
+        One of :data:`SPLITS`: 2,509 and 627 centres, or 2,352 and 784.
+    seed : int
+        Of the uniform split.
+
+    Returns
+    -------
+    train, test : Tensor of int64
+        In increasing order; together every centre once.
+
+    Raises
+    ------
+    ProbeError
+        If there is no such split.
+    """
+    one_of(split, SPLITS, "split")
+    if split == "quadrant":
+        held_out = (centres() >= SIDE // 2).all(1)
+    else:
+        order = np.random.default_rng(seed).permutation(PLACES**2)
+        held_out = torch.zeros(PLACES**2, dtype=torch.bool)
+        held_out[torch.from_numpy(order[round(0.8 * PLACES**2) :])] = True
+    return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
+
+
+def positions(places: Tensor) -> Tensor:
+    """Row and column (N, 2) as coordinates in [−1, 1], those of :class:`AddCoords`."""
+    return (2 * places - (SIDE - 1)) / (SIDE - 1)
+
+
+def pixels(places: Tensor) -> Tensor:
+    """Number of the pixel, 0 to 4,095, at each row and column (N, 2)."""
+    return places[:, 0] * SIDE + places[:, 1]
+
+
+def one_hot(places: Tensor) -> Tensor:
+    """Pictures (N, 1, 64, 64) of float32, with a one at each row and column (N, 2)."""
+    picture = torch.zeros(len(places), SIDE * SIDE, device=places.device)
+    return picture.scatter_(1, pixels(places)[:, None], 1.0).unflatten(1, (1, SIDE, SIDE))
+
+
+def squares(places: Tensor) -> Tensor:
+    """Pictures (N, 64, 64) of float32, with a 9 × 9 square of ones about each place (N, 2)."""
+    along = torch.arange(SIDE, device=places.device)
+    inside = (along - places[:, :, None]).abs() <= SQUARE // 2
+    return (inside[:, 0, :, None] & inside[:, 1, None, :]).to(torch.float32)
