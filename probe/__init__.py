@@ -27,7 +27,7 @@ from .surveys import survey
 from .targets import TARGETS
 from .variants import VARIANTS
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "TARGETS",

@@ -6,7 +6,7 @@ import io
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -693,13 +693,20 @@ FirstSeed = Annotated[int, typer.Option(help="The first seed.")]
 
 @app.command("coordconv")
 def coordconv_command(
-    tasks: Annotated[list[str], typer.Option(help=f"{', '.join(COORDINATE_TASKS)}.")] = list(
-        COORDINATE_TASKS
-    ),  # noqa: B006
-    splits: Annotated[list[str], typer.Option(help=f"{', '.join(SPLITS)}.")] = list(SPLITS),  # noqa: B006
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(COORDINATE_TASKS)}; all by default.", show_default=False),
+    ] = None,
+    splits: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(SPLITS)}; all by default.", show_default=False),
+    ] = None,
     paddings: Annotated[
-        list[str], typer.Option(help=f"Of plain networks: {', '.join(PADDINGS)}.")
-    ] = list(PADDINGS),  # noqa: B006
+        list[str] | None,
+        typer.Option(
+            help=f"Of plain networks: {', '.join(PADDINGS)}; all by default.", show_default=False
+        ),
+    ] = None,
     seeds: Seeds = 3,
     quick: Annotated[bool, typer.Option("--quick", help=QUICK)] = False,
     seed: FirstSeed = 0,
@@ -716,9 +723,9 @@ def coordconv_command(
     _study(
         out / "coordconv",
         lambda folder: run_tasks(
-            _items(tasks),
-            _items(splits),
-            paddings=_items(paddings),
+            _items(tasks or COORDINATE_TASKS),
+            _items(splits or SPLITS),
+            paddings=_items(paddings or PADDINGS),
             seeds=seeds,
             quick=quick,
             seed=seed,
@@ -731,11 +738,18 @@ def coordconv_command(
 
 @app.command("instances")
 def instances_command(
-    scenes: Annotated[list[str], typer.Option(help=f"{', '.join(SCENES)}.")] = list(SCENES),  # noqa: B006
-    borders: Annotated[list[str], typer.Option(help=f"{', '.join(BORDERS)}.")] = list(BORDERS),  # noqa: B006
-    tasks: Annotated[list[str], typer.Option(help=f"{', '.join(SEGMENTATIONS)}.")] = list(
-        SEGMENTATIONS
-    ),  # noqa: B006
+    scenes: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(SCENES)}; all by default.", show_default=False),
+    ] = None,
+    borders: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(BORDERS)}; all by default.", show_default=False),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(SEGMENTATIONS)}; all by default.", show_default=False),
+    ] = None,
     seeds: Seeds = 3,
     quick: Annotated[bool, typer.Option("--quick", help=QUICK)] = False,
     seed: FirstSeed = 0,
@@ -752,9 +766,9 @@ def instances_command(
     _study(
         out / "instances",
         lambda folder: run_instances(
-            _items(scenes),
-            _items(borders),
-            _items(tasks),
+            _items(scenes or SCENES),
+            _items(borders or BORDERS),
+            _items(tasks or SEGMENTATIONS),
             seeds=seeds,
             quick=quick,
             seed=seed,
@@ -841,7 +855,7 @@ def _score(value: float) -> str:
     return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
-def _items(values: Sequence[str]) -> list[str]:
+def _items(values: Iterable[str]) -> list[str]:
     """Split at commas, but not inside the brackets of a glob nor the path of a file."""
     items: list[str] = []
     for value in values:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = {  # cells at most, figures, tables at least
     "01_first_probe.ipynb": (10, 2, 3),
     "02_controls.ipynb": (20, 4, 5),
+    "03_zero_to_hundred.ipynb": (16, 4, 1),
 }
 
 

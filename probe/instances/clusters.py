@@ -88,9 +88,7 @@ def _modes(
     try:
         from sklearn.cluster import MeanShift
     except ImportError as error:
-        raise ProbeError(
-            "mean shift needs scikit-learn: pip install scikit-learn"
-        ) from error
+        raise ProbeError("mean shift needs scikit-learn: pip install scikit-learn") from error
     if len(pixels) > most:
         rng = np.random.default_rng(seed)
         pixels = pixels[np.sort(rng.choice(len(pixels), most, replace=False))]

@@ -51,7 +51,7 @@ def plot_losses(study: InstanceStudy, scenes: str) -> Figure:
     """Draw the loss over steps; see :meth:`InstanceStudy.plot_losses`."""
     rows = _of(study.curves, scenes, "instance")
     with style():
-        figure = plt.figure(figsize=(5.2, 3.2), layout="constrained")
+        figure = plt.figure(figsize=(6.4, 3.2), layout="constrained")
         axes = figure.subplots()
         for border in _borders(rows):
             mine = rows[rows["borders"] == border]
@@ -64,7 +64,7 @@ def plot_losses(study: InstanceStudy, scenes: str) -> Figure:
         axes.axhline(FLOOR, color="#777777", linewidth=1, linestyle=(0, (2, 2)))
         axes.set(yscale="log", xlabel="steps", ylabel="discriminative loss")
         axes.text(rows["step"].max(), FLOOR * 1.15, "(2 δ)² = 9", ha="right", fontsize="small")
-        axes.legend(fontsize="small")
+        figure.legend(fontsize="small", loc="outside right center")
     return shown_once(figure)
 
 
@@ -214,6 +214,7 @@ def _section(study: InstanceStudy, kind: str) -> dict[str, Any]:
         drawn[name] = {"figure": shown, "caption": caption}
     return {
         "name": kind,
+        "title": f"{kind.removesuffix('s').capitalize()} scenes",
         "about": SCENES[kind],
         "tables": [_table(study, kind, task) for task in tasks],
         "figures": drawn,
