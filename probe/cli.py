@@ -709,6 +709,9 @@ def coordconv_command(
     ] = None,
     seeds: Seeds = 3,
     quick: Annotated[bool, typer.Option("--quick", help=QUICK)] = False,
+    epochs: Annotated[
+        float | None, typer.Option(help="In place of the profile's.", show_default=False)
+    ] = None,
     seed: FirstSeed = 0,
     device: Device = "auto",
     progress: Progress = True,
@@ -728,6 +731,7 @@ def coordconv_command(
             paddings=_items(paddings or PADDINGS),
             seeds=seeds,
             quick=quick,
+            epochs=epochs,
             seed=seed,
             device=device,
             progress=progress,
@@ -752,6 +756,9 @@ def instances_command(
     ] = None,
     seeds: Seeds = 3,
     quick: Annotated[bool, typer.Option("--quick", help=QUICK)] = False,
+    steps: Annotated[
+        int | None, typer.Option(help="In place of the profile's.", show_default=False)
+    ] = None,
     seed: FirstSeed = 0,
     device: Device = "auto",
     progress: Progress = True,
@@ -771,6 +778,7 @@ def instances_command(
             _items(tasks or SEGMENTATIONS),
             seeds=seeds,
             quick=quick,
+            steps=steps,
             seed=seed,
             device=device,
             progress=progress,

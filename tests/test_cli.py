@@ -435,3 +435,32 @@ def test_attribute_writes_table_and_figure_and_a_section_into_the_report(command
     done = command("attribute", "test_resnet", "--layer", "no.such", *small)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
+
+
+def test_studies_are_written_gone_on_with_and_on_the_ladder(command, tmp_path):
+    small = ["--quick", "--seeds", "1", "--no-progress", "--out", tmp_path]
+    words = ["instances", "--scenes", "twins", "--tasks", "instance", "--steps", "2", *small]
+    done = command(*words, "--borders", "circular,zeros,coordconv")
+    assert done.returncode == 0, done.stderr
+    assert "pairwise F1" in done.stdout
+    folder = tmp_path / "instances"
+    files = {path.name for path in folder.iterdir()}
+    assert {"instances.html", "scores.csv", "study.json", "cells"} <= files
+    kept = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
+    assert len(kept) == 3
+    assert command(*words, "--borders", "circular,zeros,coordconv,reflect").returncode == 0
+    now = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
+    assert len(now) == 4 and all(now[name] == time for name, time in kept.items())
+    words = ["coordconv", "--tasks", "regression", "--splits", "quadrant", "--epochs", "0.004"]
+    done = command(*words, *small)
+    assert done.returncode == 0, done.stderr
+    assert "Regression, CoordConv: quadrant" in done.stdout
+    counts = ["--train-images", "8", "--test-images", "8", "--image-size", "64"]
+    options = ["--weights", "random", "--no-progress", "--out", tmp_path, *counts]
+    done = command("ladder", "test_resnet", *options, "--at", "stem", "--targets", "vertical")
+    assert done.returncode == 0, done.stderr
+    assert "twin scenes" in done.stdout
+    index = (tmp_path / "index.html").read_text()
+    pages = ("instances/instances", "coordconv/coordconv", "test_resnet/ladder")
+    assert all(f'href="{page}.html"' in index for page in pages)
+    assert command("instances", "--scenes", "street", *small).returncode == 2
