@@ -689,6 +689,14 @@ def ladder_command(
 QUICK = "A small profile of under 10 minutes on 2 cores, in place of the full one."
 Seeds = Annotated[int, typer.Option(help="How many seeds.")]
 FirstSeed = Annotated[int, typer.Option(help="The first seed.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="How many networks are trained side by side; by default one for each core, and one "
+        "on a GPU.",
+        show_default=False,
+    ),
+]
 
 
 @app.command("coordconv")
@@ -714,6 +722,7 @@ def coordconv_command(
     ] = None,
     seed: FirstSeed = 0,
     device: Device = "auto",
+    workers: Workers = None,
     progress: Progress = True,
     out: Out = REPORTS,
 ) -> None:
@@ -734,6 +743,7 @@ def coordconv_command(
             epochs=epochs,
             seed=seed,
             device=device,
+            workers=workers,
             progress=progress,
             folder=folder,
         ),
@@ -761,6 +771,7 @@ def instances_command(
     ] = None,
     seed: FirstSeed = 0,
     device: Device = "auto",
+    workers: Workers = None,
     progress: Progress = True,
     out: Out = REPORTS,
 ) -> None:
@@ -781,6 +792,7 @@ def instances_command(
             steps=steps,
             seed=seed,
             device=device,
+            workers=workers,
             progress=progress,
             folder=folder,
         ),

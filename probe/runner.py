@@ -887,7 +887,8 @@ def image_sides(value: Any) -> tuple[int, int] | None:
     return height, width
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: torch.device, threads: int | None = None) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({torch.get_num_threads()} threads)"
+    threads = threads or torch.get_num_threads()
+    return f"{device} ({threads} thread{'s' if threads > 1 else ''})"

@@ -21,7 +21,7 @@ from probe.coordconv.tasks import (
     squares,
 )
 
-TINY = {"seeds": 1, "quick": True, "epochs": 0.004, "progress": False}
+TINY = {"seeds": 1, "quick": True, "epochs": 0.004, "workers": 1, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,9 @@ def test_a_study_is_gone_on_with_and_gives_the_same_bits(study, tmp_path, monkey
     whole = run_tasks(folder=tmp_path, **options)
     same = study.table.query("task == 'regression' and split == 'quadrant'")
     pd.testing.assert_frame_equal(whole.table, same.reset_index(drop=True))
-    monkeypatch.setattr(experiment, "_train", lambda *a: pytest.fail("trained again"))
+    together = run_tasks(**{**options, "workers": 2})
+    pd.testing.assert_frame_equal(together.table, whole.table)
+    monkeypatch.setattr(experiment, "_train", lambda *a, **k: pytest.fail("trained again"))
     again = run_tasks(folder=tmp_path, **options)
     pd.testing.assert_frame_equal(again.table, whole.table)
     loaded = CoordConvStudy.load(again.save(tmp_path))
@@ -160,6 +162,7 @@ def test_the_page_is_whole_and_asks_for_nothing(study, tmp_path):
         ({"splits": []}, "splits: expected at least one"),
         ({"paddings": "reflect"}, "unknown padding"),
         ({"seeds": 0}, "seeds: expected a whole number"),
+        ({"workers": 0}, "workers: expected a whole number"),
         ({"epochs": -1}, "epochs: expected a number above 0"),
         ({"device": "tpu"}, "device"),
     ],

@@ -23,7 +23,7 @@ from probe.instances import (
 )
 from probe.ladders import instance_rungs
 
-TINY = {"seeds": 1, "quick": True, "steps": 2, "progress": False}
+TINY = {"seeds": 1, "quick": True, "steps": 2, "workers": 1, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_a_study_is_gone_on_with_and_gives_the_same_bits(tmp_path, monkeypatch):
     whole = run_instances(folder=tmp_path, **options)
     fresh = run_instances(**options)
     pd.testing.assert_frame_equal(fresh.table, whole.table)
-    monkeypatch.setattr(experiment, "_train", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(experiment, "_train", lambda *a, **k: pytest.fail("trained again"))
     again = run_instances(folder=tmp_path, **options)
     pd.testing.assert_frame_equal(again.table, whole.table)
     loaded = InstanceStudy.load(again.save(tmp_path))

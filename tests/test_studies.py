@@ -1,9 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import probe
-from probe.studies import Outcome, Study, over_seeds, run_cells
+from probe.studies import Outcome, Study, over_seeds, pick_workers, run_cells
 
 CELLS = [{"net": "<a>/b", "seed": seed, "rate": 0.1} for seed in range(3)]
 
@@ -35,6 +36,41 @@ def test_finished_cells_are_read_and_others_trained(tmp_path):
         np.testing.assert_array_equal(found.arrays["map"], wanted.arrays["map"])
     run_cells([{**CELLS[0], "rate": 0.2}], train, **options)
     assert trained[-1] == 0 and len(trained) == 5
+
+
+def fails_at_the_last(cell):
+    if cell["seed"] == 2:
+        raise probe.ProbeError("seed: 2 is not liked")
+    return outcome(cell)
+
+
+def random_sum(cell):
+    x = torch.randn(3000, 300, generator=torch.Generator().manual_seed(cell["seed"]))
+    value = (x.T @ x).sum().item()
+    return Outcome([{"value": value, "threads": torch.get_num_threads()}])
+
+
+def test_workers_finish_the_same_cells(tmp_path):
+    options = {"workers": 2, "progress": False}
+    with pytest.raises(probe.ProbeError, match="2 is not liked"):
+        run_cells(CELLS, fails_at_the_last, tmp_path, **options)
+    kept = set((tmp_path / "cells").iterdir())
+    assert len(kept) >= 1 and not any("-2-" in path.name for path in kept)
+    got = run_cells(CELLS, outcome, tmp_path, **options)
+    assert [found.scores[0]["value"] for found in got] == [0, 0.5, 1]
+    before = torch.get_num_threads()
+    alone, together = (run_cells(CELLS, random_sum, workers=n, progress=False) for n in (1, 2))
+    assert [a.scores for a in alone] == [t.scores for t in together]
+    assert all(found.scores[0]["threads"] == 1 for found in alone)
+    assert torch.get_num_threads() == before
+
+
+def test_workers_are_as_many_as_cores_unless_told():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert pick_workers(None, gpu) == 1 <= pick_workers(None, cpu)
+    assert pick_workers(3, gpu) == 3
+    with pytest.raises(probe.ProbeError, match="workers: expected a whole number of at least 1"):
+        pick_workers(0, cpu)
 
 
 def test_a_damaged_cell_is_trained_again(tmp_path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from ..errors import ProbeError, one_of, whole_number
 from ..files import write_files
 from ..results import number_text
 from ..runner import device_name, versions
-from ..studies import Cell, Outcome, Study, over_seeds, run_cells
+from ..studies import Cell, Outcome, Study, over_seeds, pick_workers, run_cells
 from .networks import PADDINGS, build_network
 from .tasks import (
     METRICS,
@@ -52,7 +54,8 @@ _LOOKED_AT = 64  # centres of each subset
 
 @dataclass(frozen=True)
 class Profile:
-    """How networks are trained.
+    """How the networks of a task are trained: by Adam and a one-cycle schedule (Smith and Topin
+    2019).
 
     Attributes
     ----------
@@ -60,27 +63,37 @@ class Profile:
         Of CoordConv; a plain network takes as many steps, of ``plain_batch`` centres each.
     batch, plain_batch : int
         Centres of a step.
+    learning_rate, plain_learning_rate : float
+        At its peak.
+    weight_decay, plain_weight_decay : float
+        Of Adam. The regression network of CoordConv takes none: its weights have to grow.
     width : int
-        Of plain networks, see :mod:`probe.coordconv.networks`.
-    learning_rate : float
-        At the peak of the one-cycle schedule (Smith and Topin 2019) of Adam.
-    weight_decay : float
-        Not of the regression network of CoordConv, whose weights have to grow.
+        Of the plain network, see :mod:`probe.coordconv.networks`.
     """
 
     epochs: float
-    batch: int
-    plain_batch: int
-    width: int
+    batch: int = 16
     learning_rate: float = 0.01
     weight_decay: float = 1e-4
+    width: int = 32
+    plain_batch: int = 16
+    plain_learning_rate: float = 0.01
+    plain_weight_decay: float = 1e-4
 
 
-QUICK = Profile(epochs=2, batch=4, plain_batch=8, width=8)
-"""Under 10 minutes on 2 cores: many small steps, a narrow plain network."""
+QUICK: dict[str, Profile] = {
+    "classification": Profile(3, batch=4, learning_rate=0.02, weight_decay=1e-3, width=8),
+    "rendering": Profile(2, batch=4, width=8),
+    "regression": Profile(2, batch=4, weight_decay=0, width=8),
+}
+"""Under 10 minutes on 2 cores, with three seeds; circular and no padding with one."""
 
-FULL = Profile(epochs=12, batch=16, plain_batch=16, width=32)
-"""Longer, and with plain networks of 0.7 and 0.1 million parameters."""
+FULL: dict[str, Profile] = {
+    "classification": Profile(12),
+    "rendering": Profile(12),
+    "regression": Profile(12, weight_decay=0),
+}
+"""Longer, with all seeds, and with plain networks of 0.7 and 0.1 million parameters."""
 
 PUBLISHED: dict[str, str] = {
     "classification": "CoordConv perfect on both splits; deconvolution at most about 86 % on the "
@@ -147,6 +160,7 @@ def run_tasks(
     epochs: float | None = None,
     seed: int = 0,
     device: str = "auto",
+    workers: int | None = None,
     progress: bool = True,
     folder: str | Path | None = None,
 ) -> CoordConvStudy:
@@ -164,13 +178,17 @@ def run_tasks(
     seeds : int
         How many, of weights, batches and uniform splits.
     quick : bool
-        Take the profile :data:`QUICK` in place of :data:`FULL`.
+        Take the profiles :data:`QUICK` in place of :data:`FULL`: all seeds with CoordConv and with
+        zero padding, one with ``circular`` and ``valid``.
     epochs : float, optional
-        In place of the profile's.
+        In place of the profiles'.
     seed : int
         The first one.
     device : str
         ``auto``: CUDA where there is one, else the CPU.
+    workers : int, optional
+        How many networks are trained side by side, each on one thread; outcomes don't depend on it.
+        By default as many as there are cores, and one on a GPU.
     progress : bool
         Show a bar.
     folder : str or Path, optional
@@ -204,17 +222,26 @@ def run_tasks(
     whole_number(seed, "seed", 0)
     if epochs is not None and not (isinstance(epochs, int | float) and epochs > 0):
         raise ProbeError(f"epochs: expected a number above 0, got {epochs!r}")
-    profile = QUICK if quick else FULL
+    profiles = QUICK if quick else FULL
+    if epochs is not None:
+        profiles = {task: replace(profile, epochs=epochs) for task, profile in profiles.items()}
     where = pick_device(device)
+    workers = pick_workers(workers, where)
     cells = [
-        _cell(profile, epochs, task, split, network, rule, seed + number)
+        _cell(profiles[task], task, split, network, rule, seed + number)
         for number in range(seeds)
         for task in tasks
         for split in splits
         for network, rule in _variants(task, networks, paddings)
+        if number == 0 or not quick or rule in ("none", "zeros")
     ]
     outcomes = run_cells(
-        cells, lambda cell: _train(cell, where), folder, description="coordconv", progress=progress
+        cells,
+        partial(_train, device=where),
+        folder,
+        workers=workers,
+        description="coordconv",
+        progress=progress,
     )
     cells, outcomes = _with_copies(cells, outcomes, paddings)
     provenance = {
@@ -226,14 +253,11 @@ def run_tasks(
             "paddings": paddings,
             "seeds": seeds,
             "seed": seed,
-            "epochs": profile.epochs if epochs is None else epochs,
-            "batch": profile.batch,
-            "plain_batch": profile.plain_batch,
-            "width": profile.width,
-            "learning_rate": profile.learning_rate,
-            "weight_decay": profile.weight_decay,
+            "epochs": epochs,
         },
-        "device": device_name(where),
+        "profiles": {task: asdict(profiles[task]) for task in tasks},
+        "device": device_name(where, threads=1),
+        "workers": workers,
         "versions": versions(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 1),
@@ -264,29 +288,21 @@ def _variants(
 
 
 def _cell(
-    profile: Profile,
-    epochs: float | None,
-    task: str,
-    split: str,
-    network: str,
-    rule: str,
-    seed: int,
+    profile: Profile, task: str, split: str, network: str, rule: str, seed: int
 ) -> dict[str, Any]:
     train, _ = split_centres(split, seed)
     given = network == "coordconv"
-    steps = max(1, round((epochs or profile.epochs) * len(train) / profile.batch))
-    decays = not (given and task == "regression")
     return {
         "task": task,
         "split": split,
         "network": network,
         "padding": rule,
         "seed": seed,
-        "steps": steps,
+        "steps": max(1, round(profile.epochs * len(train) / profile.batch)),
         "batch": profile.batch if given else profile.plain_batch,
         "width": None if given else profile.width,
-        "learning_rate": profile.learning_rate,
-        "weight_decay": profile.weight_decay if decays else 0.0,
+        "learning_rate": profile.learning_rate if given else profile.plain_learning_rate,
+        "weight_decay": profile.weight_decay if given else profile.plain_weight_decay,
     }
 
 
@@ -316,7 +332,10 @@ def _train(cell: Cell, device: torch.device) -> Outcome:
     places = centres().to(device)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(
-        network.parameters(), lr=cell["learning_rate"], weight_decay=cell["weight_decay"]
+        network.parameters(),
+        lr=cell["learning_rate"],
+        weight_decay=cell["weight_decay"],
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, cell["learning_rate"], total_steps=max(cell["steps"], 2)
@@ -327,11 +346,12 @@ def _train(cell: Cell, device: torch.device) -> Outcome:
         for name, numbers in subsets.items()
     }
     looks = {round(cell["steps"] * (k + 1) / _LOOKS) for k in range(_LOOKS)}
-    rule = "original" if cell["padding"] in ("none", "zeros") else cell["padding"]
+    as_built = cell["padding"] in ("none", "zeros")
+    border = nullcontext() if as_built else padding(cell["padding"])
     curve: list[dict[str, Any]] = []
     batches = _batches(train, cell["batch"], generator)
     seconds, clock = 0.0, time.perf_counter()
-    with torch.enable_grad(), padding(rule):
+    with torch.enable_grad(), border:
         for step in range(1, cell["steps"] + 1):
             batch = places[next(batches).to(device)]
             loss = _loss(task, network, batch)

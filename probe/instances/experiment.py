@@ -6,7 +6,7 @@ import datetime
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from ..errors import ProbeError, one_of, whole_number
 from ..files import write_files
 from ..results import number_text
 from ..runner import device_name, versions
-from ..studies import Cell, Outcome, Study, over_seeds, run_cells
+from ..studies import Cell, Outcome, Study, over_seeds, pick_workers, run_cells
 from .clusters import cluster
 from .losses import discriminative_loss, discriminative_terms
 from .networks import BORDERS, SegmentationNetwork
@@ -211,6 +211,7 @@ def run_instances(
     steps: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    workers: int | None = None,
     progress: bool = True,
     folder: str | Path | None = None,
 ) -> InstanceStudy:
@@ -236,6 +237,9 @@ def run_instances(
         The first one.
     device : str
         ``auto``: CUDA where there is one, else the CPU.
+    workers : int, optional
+        How many networks are trained side by side, each on one thread; outcomes don't depend on it.
+        By default as many as there are cores, and one on a GPU.
     progress : bool
         Show a bar.
     folder : str or Path, optional
@@ -265,6 +269,7 @@ def run_instances(
         whole_number(steps, "steps", 2)
     profiles = QUICK if quick else FULL
     where = pick_device(device)
+    workers = pick_workers(workers, where)
     cells = [
         {
             "scenes": kind,
@@ -284,7 +289,12 @@ def run_instances(
     if not cells:
         raise ProbeError("tasks: large scenes have the task instance alone")
     outcomes = run_cells(
-        cells, lambda cell: _train(cell, where), folder, description="instances", progress=progress
+        cells,
+        partial(_train, device=where),
+        folder,
+        workers=workers,
+        description="instances",
+        progress=progress,
     )
     provenance = {
         "profile": "quick" if quick else "full",
@@ -299,7 +309,8 @@ def run_instances(
         "profiles": {kind: asdict(profiles[kind]) for kind in scenes},
         "settings": {kind: asdict(SETTINGS[kind]) for kind in scenes},
         "reach": {kind: sum(SETTINGS[kind].dilations) for kind in scenes},
-        "device": device_name(where),
+        "device": device_name(where, threads=1),
+        "workers": workers,
         "versions": versions(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 1),

@@ -195,6 +195,7 @@ def _section(study: CoordConvStudy, task: str) -> dict[str, Any]:
                 "name": _label(kind),
                 "cells": cells,
                 "parameters": f"{parameters:,}",
+                "seeds": int(mine["seeds"].max()),
                 "steps": f"{last['step']:,.0f}",
                 "seconds": f"{last['seconds']:.0f}",
             }
