@@ -8,6 +8,7 @@ import math
 import shlex
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -314,7 +315,8 @@ class Result:
         folder : str or Path
             Made if missing.
         report : bool
-            Write ``report.html`` too.
+            Write ``report.html`` too, with the attribution and the calibration that lie in the
+            folder, if they are of the same weights.
 
         Returns
         -------
@@ -330,7 +332,13 @@ class Result:
         if report:
             from .report import html
 
-            files = {"report.html": html.page(self).encode(), **files}
+            beside: dict[str, Any] = {}
+            with suppress(ProbeError, LookupError):  # a damaged neighbour must not cost a run
+                beside = _beside(Path(folder), self.provenance)
+            files = {
+                "report.html": html.page(dataclasses.replace(self, **beside)).encode(),
+                **files,
+            }
         write_files(Path(folder), files)
         return Path(folder)
 
@@ -384,9 +392,6 @@ def load(folder: str | Path) -> Result:
     ProbeError
         If the folder does not hold a complete result.
     """
-    from .attribution import load_attribution  # these write their files beside a result
-    from .calibration import load_calibration
-
     folder = Path(folder)
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -398,11 +403,6 @@ def load(folder: str | Path) -> Result:
         with np.load(folder / "maps.npz", allow_pickle=False) as arrays:
             maps = {tuple(key.rsplit("/", 3)): arrays[key] for key in arrays.files}
         pattern = _load_pattern(folder)
-        attribution = calibration = None
-        if (folder / "attribution.json").exists():
-            attribution = load_attribution(folder).table
-        if (folder / "calibration.json").exists():
-            calibration = load_calibration(folder)
         certificates = {}
         for entry in record.pop("certificates"):
             condition = (entry.pop("weights"), entry.pop("variant"))
@@ -417,6 +417,7 @@ def load(folder: str | Path) -> Result:
         absent = {"options", "backbones", "stimuli", "name", "started"} - set(record)
         if absent:
             raise KeyError(f"run.json says nothing of {', '.join(sorted(absent))}")
+        beside = _beside(folder, record)
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
         raise ProbeError(f"{folder} holds no result of a run: {missing} is missing") from None
@@ -424,7 +425,25 @@ def load(folder: str | Path) -> Result:
         raise ProbeError(f"the result in {folder} can't be read: maps.npz is damaged") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
         raise ProbeError(f"the result in {folder} can't be read: {error}") from error
-    return Result(table, maps, certificates, record, profile, pattern, attribution, calibration)
+    return Result(table, maps, certificates, record, profile, pattern, **beside)
+
+
+def _beside(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Attribution and calibration that lie beside a result, if they are of weights that it has."""
+    from .attribution import load_attribution  # these need results
+    from .calibration import load_calibration
+
+    hashes = {backbone["sha256"] for backbone in record["backbones"]}
+    found: dict[str, Any] = {}
+    if (folder / "attribution.json").exists():
+        attribution = load_attribution(folder)
+        if attribution.provenance["backbone"]["sha256"] in hashes:
+            found["attribution"] = attribution.table
+    if (folder / "calibration.json").exists():
+        calibration = load_calibration(folder)
+        if calibration.provenance["sha256"] in hashes:
+            found["calibration"] = calibration
+    return found
 
 
 def _load_pattern(folder: Path) -> dict[PatternKey, Pattern]:

@@ -432,6 +432,12 @@ def test_attribute_writes_table_and_figure_and_a_section_into_the_report(command
     after = (folder / "report.html").read_text()
     assert "Who put it there" in after
     assert "Who put it there" not in before
+    assert command("run", "test_resnet", *small, *counts).returncode == 0
+    assert "Who put it there" in (folder / "report.html").read_text()
+    other = ["random:1" if word == "random" else word for word in small]
+    assert command("run", "test_resnet", *other, *counts).returncode == 0
+    assert "Who put it there" not in (folder / "report.html").read_text()
+    assert probe.load(folder).attribution is None
     done = command("attribute", "test_resnet", "--layer", "no.such", *small)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
