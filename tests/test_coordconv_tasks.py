@@ -151,6 +151,12 @@ def test_the_page_is_whole_and_asks_for_nothing(study, tmp_path):
     assert text.count("<svg") == 6
     assert all(s.split(":")[0] in text for s in study.summary())
     assert study.plot_maps("rendering", 0).axes
+    more = study.table[study.table["network"] == "coordconv"].assign(seed=1)
+    arrays = {key.replace("/0/map", "/1/map"): value for key, value in study.arrays.items()}
+    two = CoordConvStudy(pd.concat([study.table, more]), study.curves, study.arrays | arrays, {})
+    assert len(two.plot_maps("rendering", 1).axes) == 3  # two splits of CoordConv, a colour bar
+    with pytest.raises(probe.ProbeError, match="seed: the study has 0, got 5"):
+        study.plot_maps("rendering", 5)
     with pytest.raises(probe.ProbeError, match="task"):
         study.plot_curves("painting")
 

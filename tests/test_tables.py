@@ -10,7 +10,7 @@ from probe.layers import Layer
 from probe.patterns import PlaceSums, find_pattern
 from probe.readouts import Softmax
 from probe.runner import make_head
-from probe.tables import control_order, profile_rows, score_layer, score_rows
+from probe.tables import Scored, control_order, profile_rows, score_layer, score_rows
 
 TARGETS = ("horizontal", "vertical")
 SIZE = (96, 128)
@@ -81,6 +81,20 @@ def test_shares_are_defined_where_something_was_known():
     rows = score_rows(nothing, nothing, True, 0, scenes)
     spc = rows[rows["metric"] == "spc"]
     assert spc["padding_share"].isna().all()
+    # Nor of what is little more than its own uncertainty, though its interval excludes chance.
+    columns, chance = [("vertical", "spc"), ("vertical", "mae")], np.array([0.0, 0.3])
+    noise = np.random.default_rng(4).normal(size=40)
+    noise = (noise - noise.mean()) / noise.std()
+    sides = np.array([1, -1])
+    for error, defined in ((0.4, False), (0.15, True)):  # half widths are about twice that
+        some = chance + sides * (0.1 + 0.1 * error * np.sqrt(40) * noise[:, None])
+        bare = np.broadcast_to(chance, some.shape)
+        rows = score_rows(
+            Scored(columns, bare, chance), Scored(columns, some, chance), True, 0, scenes
+        )
+        assert (sides * rows["difference"]).min() > 0
+        assert (rows["difference_low"] * rows["difference_high"] > 0).all()
+        assert rows["padding_share"].notna().tolist() == [defined, defined]
     first = score_rows(original, None, False, 0, scenes)
     assert first[["difference", "padding_share"]].isna().all(axis=None)
 

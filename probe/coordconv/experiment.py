@@ -96,8 +96,9 @@ FULL: dict[str, Profile] = {
 """Longer, with all seeds, and with plain networks of 0.7 and 0.1 million parameters."""
 
 PUBLISHED: dict[str, str] = {
-    "classification": "CoordConv perfect on both splits; deconvolution at most about 86 % on the "
-    "uniform test centres and near 0 on the quadrant's",
+    "classification": "CoordConv perfect on both splits, trained 150 times faster and with 10 to "
+    "100 times fewer parameters; deconvolution at most about 86 % on the uniform test centres and "
+    "near 0 on the quadrant's",
     "rendering": "CoordConv generalises on both splits, deconvolution fails on the quadrant",
     "regression": "CoordConv near 0 on both splits, convolution fails on the quadrant",
 }

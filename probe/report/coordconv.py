@@ -84,8 +84,12 @@ def plot_maps(study: CoordConvStudy, task: str, seed: int | None = None) -> Figu
         framed (quadrant), or all that training left out (uniform).
     """
     rows = _of(study.table, task)
-    splits, kinds = list(dict.fromkeys(rows["split"])), _kinds(rows)
     seed = int(rows["seed"].min()) if seed is None else seed
+    rows = rows[rows["seed"] == seed]
+    if rows.empty:
+        known = ", ".join(map(str, sorted(set(study.table["seed"]))))
+        raise ProbeError(f"seed: the study has {known}, got {seed!r}")
+    splits, kinds = list(dict.fromkeys(rows["split"])), _kinds(rows)
     metric = METRICS[task][0]
     with style():
         size = (1.75 * len(kinds) + 0.9, 1.85 * len(splits) + 0.5)
