@@ -11,7 +11,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,6 @@ INSTANCE_COLUMNS = ["border", "value", "low", "high", "least", "most", "seeds", 
 """Columns of the instance experiment's rungs."""
 
 _IMAGES = 8  # to measure channels on
-_RAMP = math.sqrt(3)  # over the standard deviation of a coordinate, uniform in [−1, 1]
 
 
 @dataclass(frozen=True)
@@ -218,15 +217,15 @@ def ladder(
 
     These weights are not trained. At the centre of each kernel, channel :math:`c` gets
 
-    .. math:: s\, σ_c \sqrt 3\, (\cos θ_c, \sin θ_c)
+    .. math:: \frac{s\, σ_c}{τ_c} (\cos θ_c, \sin θ_c)
 
-    for row and column, with :math:`θ_c` uniform and :math:`σ_c` the standard deviation of that
-    channel of the convolution's output over leaves in the network as trained. A coordinate has
-    standard deviation :math:`1/\sqrt 3`, so that the coordinates' part of each channel has
-    :math:`s` times the channel's own. With every convolution inflated, position reaches every
-    layer, however many the network has; with ``at="stem"`` one sees how far it gets by itself.
-    What readouts then find is what the layers can carry if position is given, not what a network
-    trained with coordinates would keep.
+    for row and column, with :math:`θ_c` uniform, :math:`σ_c` the standard deviation of that
+    channel of the convolution's output over leaves in the network as trained, and :math:`τ_c`
+    that of the coordinates' part with the weights :math:`(\cos θ_c, \sin θ_c)`: the coordinates'
+    part of each channel has :math:`s` times the channel's own deviation. With every convolution
+    inflated, position reaches every layer, however many the network has; with ``at="stem"`` one
+    sees how far it gets by itself. What readouts then find is what the layers can carry if
+    position is given, not what a network trained with coordinates would keep.
 
     Parameters
     ----------
@@ -294,8 +293,13 @@ def ladder(
     coordinated = run(given, variants=variants, **named)
     table = pd.concat(_rungs(plain, coordinated), ignore_index=True)
     table["weights"] = backbone.weights
-    inflated = [n for n, m in given.named_modules() if isinstance(m, CoordinateTerm)]
-    where = "every convolution" if at == "convs" else f"{len(inflated)} convolutions"
+    inflated = [
+        name
+        for name, module in given.named_modules()
+        if isinstance(module, CoordinateTerm) and bool(module.coord_weight.any())
+    ]
+    where = f"{len(inflated)} convolutions"
+    where = "every convolution over a map" if at == "convs" else where
     where = f"{inflated[0]} alone" if len(inflated) == 1 else where
     certificate = plain.certificates["given", "circular"]
     options = {key: plain.provenance["options"][key] for key in _OPTIONS}
@@ -360,32 +364,43 @@ def give_coordinates(
     """
     given = inflate(backbone.model, at)
     terms = {n: m for n, m in given.named_modules() if isinstance(m, CoordinateTerm)}
-    spreads = _spreads(backbone, image_size, terms, seed)
+    seen = _outputs(backbone, image_size, terms, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, module in terms.items():
-            weight = module.coord_weight
-            channels = module.out_channels
-            angles = torch.rand(channels, generator=generator, dtype=torch.float64) * 2 * math.pi
-            if name not in spreads:  # never ran, or over a single place
+            angles = torch.rand(module.out_channels, generator=generator, dtype=torch.float64)
+            if name not in seen:  # never ran, or over a single place
                 continue
+            spread, size = seen[name]
+            angles *= 2 * math.pi
             directions = torch.stack([angles.cos(), angles.sin()], 1)
-            scaled = strength * _RAMP * spreads[name][:, None] * directions
-            centre = [size // 2 for size in module.kernel_size]
-            weight[:, :2, centre[0], centre[1]] = scaled.to(weight)
+            unit = torch.zeros_like(module.coord_weight)
+            transposed = isinstance(module, nn.ConvTranspose2d)
+            centre = [side // 2 for side in module.kernel_size]
+            by_channel = unit.transpose(0, 1) if transposed else unit
+            by_channel[:, :2, centre[0], centre[1]] = directions.to(unit)
+            module.coord_weight.copy_(unit)
+            part = module.coordinate_part(*size).double().flatten(2).std(2)[0].cpu()
+            scale = torch.where(part > 0, strength * spread / part, 0.0).to(unit)
+            module.coord_weight.mul_(scale.view((1, -1, 1, 1) if transposed else (-1, 1, 1, 1)))
     return given
 
 
-def _spreads(
-    backbone: Backbone, size: tuple[int, int], names: Sequence[str], seed: int
-) -> dict[str, Tensor]:
-    """Standard deviation of each channel of convolutions' outputs, over leaves and places."""
-    modules, found, hooks = dict(backbone.model.named_modules()), {}, []
+def _outputs(
+    backbone: Backbone, size: tuple[int, int], names: Iterable[str], seed: int
+) -> dict[str, tuple[Tensor, tuple[int, int]]]:
+    """Of convolutions over leaves: each channel's standard deviation, and the size of the input.
+
+    Those whose output or input is a single place are left out.
+    """
+    modules, hooks = dict(backbone.model.named_modules()), []
+    found: dict[str, tuple[Tensor, tuple[int, int]]] = {}
 
     def measure(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if output.shape[-2] * output.shape[-1] > 1:
-                found[name] = output.double().transpose(0, 1).flatten(1).std(1).cpu()
+            over = tuple(inputs[0].shape[-2:])
+            if min(map(math.prod, (over, output.shape[-2:]))) > 1:
+                found[name] = output.double().transpose(0, 1).flatten(1).std(1).cpu(), over
 
         return hook
 

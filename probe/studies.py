@@ -7,7 +7,6 @@ import io
 import json
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,6 +55,7 @@ def run_cells(
     train: Callable[[Cell], Outcome],
     folder: str | Path | None = None,
     *,
+    made: Mapping[str, Any] | None = None,
     workers: int = 1,
     description: str = "cells",
     progress: bool = True,
@@ -70,11 +70,14 @@ def run_cells(
     ----------
     cells : sequence of mapping
         Options of each. A cell is found again by all of them, so that they must hold all that its
-        outcome depends on.
+        outcome depends on, but for what ``made`` says.
     train : callable
         Cell to :class:`Outcome`.
     folder : str or Path, optional
         Where each outcome is kept, whole, as soon as it is there (``cells/*.npz``).
+    made : mapping, optional
+        What outcomes are made with: versions, device. Those kept that were made with something else
+        are trained again.
     workers : int
         How many processes; 1 is this one. See :func:`pick_workers`.
     description : str
@@ -92,14 +95,15 @@ def run_cells(
     ProbeError
         If an outcome can't be written.
     """
+    made = json.loads(json.dumps(plain(made or {})))
     paths = [None if folder is None else Path(folder) / "cells" / _file_name(c) for c in cells]
     outcomes = {
         number: found
         for number, (cell, path) in enumerate(zip(cells, paths, strict=True))
-        if path is not None and (found := _read(path, cell)) is not None
+        if path is not None and (found := _read(path, cell, made)) is not None
     }
     calls = [
-        (train, number, cell, path)
+        (train, number, cell, path, made)
         for number, (cell, path) in enumerate(zip(cells, paths, strict=True))
         if number not in outcomes
     ]
@@ -139,7 +143,7 @@ def pick_workers(workers: int | None, device: torch.device) -> int:
     return joblib.cpu_count() if device.type == "cpu" else 1
 
 
-_Call = tuple[Callable[[Cell], Outcome], int, Cell, Path | None]
+_Call = tuple[Callable[[Cell], Outcome], int, Cell, Path | None, Mapping[str, Any]]
 
 
 def _side_by_side(calls: Sequence[_Call], workers: int) -> Iterator[tuple[int, Outcome]]:
@@ -156,24 +160,32 @@ def _side_by_side(calls: Sequence[_Call], workers: int) -> Iterator[tuple[int, O
 
 
 def _finish(
-    train: Callable[[Cell], Outcome], number: int, cell: Cell, path: Path | None
+    train: Callable[[Cell], Outcome],
+    number: int,
+    cell: Cell,
+    path: Path | None,
+    made: Mapping[str, Any],
 ) -> tuple[int, Outcome]:
     """Train a cell and keep it, where it is trained: what is finished is never lost."""
-    with _one_thread():
+    with _plain_torch():
         outcome = train(cell)
     if path is not None:
-        write_files(path.parent, {path.name: _bytes(cell, outcome)})
+        write_files(path.parent, {path.name: _bytes(cell, made, outcome)})
     return number, outcome
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _plain_torch() -> Iterator[None]:
+    """One thread, gradients and float32, whatever the caller has set; as before afterwards."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     try:
-        yield
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
 
 
 @dataclass(frozen=True)
@@ -296,9 +308,10 @@ def _fingerprint(cell: Cell) -> str:
     return hashlib.sha256(json.dumps(plain(cell), sort_keys=True).encode()).hexdigest()
 
 
-def _bytes(cell: Cell, outcome: Outcome) -> bytes:
+def _bytes(cell: Cell, made: Mapping[str, Any], outcome: Outcome) -> bytes:
     record = {
         "cell": cell,
+        "made": made,
         "scores": outcome.scores,
         "curve": outcome.curve,
         "seconds": outcome.seconds,
@@ -307,17 +320,17 @@ def _bytes(cell: Cell, outcome: Outcome) -> bytes:
     return npz_bytes({"record": text, **{f"array/{k}": v for k, v in outcome.arrays.items()}})
 
 
-def _read(path: Path, cell: Cell) -> Outcome | None:
-    """What was kept of a cell; nothing where there is none, or it can't be read."""
+def _read(path: Path, cell: Cell, made: Mapping[str, Any]) -> Outcome | None:
+    """What was kept of a cell; nothing where there is none of the kind, or it can't be read."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
             record = json.loads(kept["record"].tobytes())
             arrays = {n.removeprefix("array/"): kept[n] for n in kept.files if n != "record"}
-        if record["cell"] != json.loads(json.dumps(plain(cell))):
+        if record["cell"] != json.loads(json.dumps(plain(cell))) or record["made"] != made:
             return None
         rows = [[_numbers(row) for row in record[name]] for name in ("scores", "curve")]
         return Outcome(*rows, arrays, float(record["seconds"]))
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+    except Exception:  # damaged archives raise whatever their bytes happen to ask for
         return None
 
 

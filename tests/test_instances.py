@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -133,7 +135,7 @@ def test_a_little_training_tells_copies_apart_where_there_is_a_border():
 
 def test_tables_are_complete(study):
     table = study.table
-    assert list(table.columns) == [*experiment.KEYS, "metric", "distance", "value"]
+    assert list(table.columns) == [*experiment.KEYS, "metric", "distance", "objects", "value"]
     cells = set(map(tuple, table[["scenes", "task", "borders"]].values))
     wanted = {(s, t, b) for s in ("twins", "ordinary") for t in experiment.TASKS for b in BORDERS}
     assert cells == wanted | {("large", "instance", b) for b in BORDERS}
@@ -153,10 +155,21 @@ def test_what_is_found_is_counted_by_distance():
     true = np.zeros((1, 4, 40), np.int64)
     true[0, :, 1:4], true[0, :, 18:22] = 1, 2
     right = np.where(true == 2, 7, 0)
-    got = {row["distance"]: row["value"] for row in experiment._found_by_distance(right, true)}
-    assert got == {4.0: 0.0, 20.0: 1.0}
+    got = {r["distance"]: r["value"] for r in experiment._found_by_distance(right, true, 6)}
+    assert got == {3.0: 0.0, 21.0: 1.0}
     one = (true > 0).astype(int)
-    assert {r["value"] for r in experiment._found_by_distance(one, true)} == {0.0, 1.0}
+    assert {r["value"] for r in experiment._found_by_distance(one, true, 6)} == {0.0, 1.0}
+
+
+def test_the_sentence_on_reach_counts_copies_and_not_distances(study):
+    """Nine of ten near copies are found, at two distances; of thirty far ones, at one, none."""
+    rows = [(3.5, 9, 1.0), (10.5, 1, 0.0), (17.5, 30, 0.0)]
+    table = pd.DataFrame(rows, columns=["distance", "objects", "value"]).assign(
+        scenes="large", task="instance", borders="zeros", seed=0, metric="found"
+    )
+    whole = study.table.query("scenes == 'large' and borders == 'zeros' and distance.isna()")
+    few = dataclasses.replace(study, table=pd.concat([whole, table]))
+    assert few.summary()[-1].endswith("are found 90 and 0 % with zero padding.")
 
 
 def test_a_study_is_gone_on_with_and_gives_the_same_bits(tmp_path, monkeypatch):

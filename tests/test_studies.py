@@ -36,6 +36,10 @@ def test_finished_cells_are_read_and_others_trained(tmp_path):
         np.testing.assert_array_equal(found.arrays["map"], wanted.arrays["map"])
     run_cells([{**CELLS[0], "rate": 0.2}], train, **options)
     assert trained[-1] == 0 and len(trained) == 5
+    # What was made with something else is made again.
+    for version in ("1", "1", "2"):
+        run_cells(CELLS[:1], train, made={"versions": {"torch": version}}, **options)
+    assert len(trained) == 7
 
 
 def fails_at_the_last(cell):
@@ -76,9 +80,32 @@ def test_workers_are_as_many_as_cores_unless_told():
 def test_a_damaged_cell_is_trained_again(tmp_path):
     run_cells(CELLS[:1], outcome, tmp_path, progress=False)
     (file,) = (tmp_path / "cells").iterdir()
-    file.write_bytes(file.read_bytes()[:100])
-    (again,) = run_cells(CELLS[:1], outcome, tmp_path, progress=False)
-    assert again.seconds == 1.5
+    whole = file.read_bytes()
+    flipped = [
+        whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]
+        for place in range(0, len(whole), 11)
+    ]
+    for damaged in (b"", whole[:100], *flipped):
+        file.write_bytes(damaged)
+        (again,) = run_cells(CELLS[:1], outcome, tmp_path, progress=False)
+        assert again.seconds == 1.5
+
+
+def test_what_the_caller_has_set_does_not_reach_cells():
+    def settings(cell):
+        x = torch.ones(2, requires_grad=True)
+        x.sum().backward()
+        return Outcome([{"dtype": str(torch.ones(1).dtype), "slope": x.grad.sum().item()}])
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode():
+            (found,) = run_cells(CELLS[:1], settings, progress=False)
+            assert torch.is_inference_mode_enabled()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.scores == [{"dtype": "torch.float32", "slope": 2.0}]
 
 
 def test_a_study_is_loaded_as_it_was_saved(tmp_path):
@@ -91,6 +118,9 @@ def test_a_study_is_loaded_as_it_was_saved(tmp_path):
     pd.testing.assert_frame_equal(loaded.curves, study.curves)
     assert loaded.provenance == study.provenance
     assert all(np.array_equal(loaded.arrays[name], a) for name, a in study.arrays.items())
+    (tmp_path / "deep" / "arrays.npz").write_bytes(b"")
+    with pytest.raises(probe.ProbeError, match="can't be read"):
+        Study.load(tmp_path / "deep")
     (tmp_path / "deep" / "arrays.npz").unlink()
     with pytest.raises(probe.ProbeError, match=r"arrays\.npz is missing"):
         Study.load(tmp_path / "deep")

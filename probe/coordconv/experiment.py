@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -221,7 +222,7 @@ def run_tasks(
     paddings = _chosen(paddings, PADDINGS, "padding")
     whole_number(seeds, "seeds", 1)
     whole_number(seed, "seed", 0)
-    if epochs is not None and not (isinstance(epochs, int | float) and epochs > 0):
+    if epochs is not None and not (isinstance(epochs, int | float) and 0 < epochs < math.inf):
         raise ProbeError(f"epochs: expected a number above 0, got {epochs!r}")
     profiles = QUICK if quick else FULL
     if epochs is not None:
@@ -236,10 +237,12 @@ def run_tasks(
         for network, rule in _variants(task, networks, paddings)
         if number == 0 or not quick or rule in ("none", "zeros")
     ]
+    made = {"device": device_name(where, threads=1), "versions": versions()}
     outcomes = run_cells(
         cells,
         partial(_train, device=where),
         folder,
+        made=made,
         workers=workers,
         description="coordconv",
         progress=progress,
@@ -257,9 +260,8 @@ def run_tasks(
             "epochs": epochs,
         },
         "profiles": {task: asdict(profiles[task]) for task in tasks},
-        "device": device_name(where, threads=1),
+        **made,
         "workers": workers,
-        "versions": versions(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 1),
         "training_seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
@@ -352,7 +354,7 @@ def _train(cell: Cell, device: torch.device) -> Outcome:
     curve: list[dict[str, Any]] = []
     batches = _batches(train, cell["batch"], generator)
     seconds, clock = 0.0, time.perf_counter()
-    with torch.enable_grad(), border:
+    with border:
         for step in range(1, cell["steps"] + 1):
             batch = places[next(batches).to(device)]
             loss = _loss(task, network, batch)

@@ -71,7 +71,8 @@ def inflate(
         Any network, such as one of timm's; it stays as it is.
     at : str or sequence of str
         Which convolutions: ``stem`` (those that see the image, as timm's config names them, else
-        the first one of 3 channels, else the first one), ``convs`` (every one), names of modules,
+        the first one of 3 channels, else the first one), ``convs`` (every ``nn.Conv2d`` and
+        ``nn.ConvTranspose2d``, which timm's ``CondConv2d`` is not), names of modules,
         or globs over the names of convolutions: ``*`` within one dotted part of a name, ``**``
         across parts.
     radius : bool

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from ..errors import ProbeError
 
+_Pair = int | tuple[int, int]
+
 
 def coordinates(
     height: int,
@@ -78,7 +80,19 @@ def coordinates(
     return torch.stack(places).to(dtype)
 
 
-torch.fx.wrap("coordinates")  # a symbolic trace can't look at sizes and dtypes
+def append_coordinates(x: Tensor, radius: bool = False) -> Tensor:
+    """What :class:`AddCoords` does, as a function."""
+    height, width = x.shape[-2:]
+    places = coordinates(height, width, radius, dtype=x.dtype, device=x.device)
+    out = torch.cat([x, places.expand(*x.shape[:-3], -1, -1, -1)], -3)
+    if _channels_last(x):  # which torch.cat can't tell with the expanded coordinates
+        out = out.contiguous(memory_format=torch.channels_last)
+    return out
+
+
+# A symbolic trace can't look at sizes and dtypes.
+torch.fx.wrap("coordinates")
+torch.fx.wrap("append_coordinates")
 
 
 def _axis(cells: int, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
@@ -115,12 +129,7 @@ class AddCoords(nn.Module):
         self.radius = radius
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        places = coordinates(height, width, self.radius, dtype=x.dtype, device=x.device)
-        out = torch.cat([x, places.expand(*x.shape[:-3], -1, -1, -1)], -3)
-        if _channels_last(x):  # which torch.cat can't tell with the expanded coordinates
-            out = out.contiguous(memory_format=torch.channels_last)
-        return out
+        return append_coordinates(x, self.radius)
 
     def extra_repr(self) -> str:
         return f"radius={self.radius}"
@@ -165,12 +174,18 @@ class CoordinateTerm:
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) + self._convolve(self._places(input)).squeeze(0)
 
+    def coordinate_part(self, height: int, width: int) -> Tensor:
+        """Return what is added over a map of this size, shape (1, out_channels, H', W')."""
+        return self._convolve(self._places(self.weight.new_empty(1, 1, height, width)))
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, radius={self.radius}"
 
     def _places(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2], x.shape[-1]
-        return coordinates(height, width, self.radius, dtype=x.dtype, device=x.device)[None]
+        places = coordinates(height, width, self.radius, dtype=x.dtype, device=x.device)
+        # A sum, because torch's inductor can't order the strides of a view where sizes are open.
+        return x.new_zeros(1, 1, 1, 1) + places
 
     def _convolve(self, places: Tensor) -> Tensor:
         padding = self.padding
@@ -198,8 +213,10 @@ class CoordConv2d(CoordinateTerm, nn.Conv2d):
 
     Parameters
     ----------
-    *args, **kwargs
-        As of ``nn.Conv2d``. ``in_channels`` counts those of the map alone.
+    in_channels : int
+        Those of the map alone.
+    out_channels, kernel_size, …, dtype
+        As of ``nn.Conv2d``.
     radius : bool
         Whether to add the distance to the centre; see :func:`coordinates`.
 
@@ -218,6 +235,37 @@ class CoordConv2d(CoordinateTerm, nn.Conv2d):
     torch.Size([1, 8, 20, 30])
     """
 
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _Pair,
+        stride: _Pair = 1,
+        padding: str | _Pair = 0,
+        dilation: _Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        radius: bool = False,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            radius=radius,
+        )
+
 
 class CoordConvTranspose2d(CoordinateTerm, nn.ConvTranspose2d):
     """A transposed convolution over a map and the coordinates of its places.
@@ -227,8 +275,10 @@ class CoordConvTranspose2d(CoordinateTerm, nn.ConvTranspose2d):
 
     Parameters
     ----------
-    *args, **kwargs
-        As of ``nn.ConvTranspose2d``. ``in_channels`` counts those of the map alone.
+    in_channels : int
+        Those of the map alone.
+    out_channels, kernel_size, …, dtype
+        As of ``nn.ConvTranspose2d``.
     radius : bool
         Whether to add the distance to the centre; see :func:`coordinates`.
 
@@ -242,6 +292,39 @@ class CoordConvTranspose2d(CoordinateTerm, nn.ConvTranspose2d):
     Liu et al. (2018), arXiv 1807.03247, section 3.
     """
 
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _Pair,
+        stride: _Pair = 1,
+        padding: _Pair = 0,
+        output_padding: _Pair = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: _Pair = 1,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        radius: bool = False,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            bias,
+            dilation,
+            padding_mode,
+            device,
+            dtype,
+            radius=radius,
+        )
+
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         y = nn.ConvTranspose2d.forward(self, input, output_size)
         added = self._output_padding(
@@ -249,7 +332,7 @@ class CoordConvTranspose2d(CoordinateTerm, nn.ConvTranspose2d):
         )
         return y + self._convolve(self._places(input), added).squeeze(0)
 
-    def _convolve(self, places: Tensor, added: Sequence[int]) -> Tensor:
+    def _convolve(self, places: Tensor, added: Sequence[int] | int = 0) -> Tensor:
         return F.conv_transpose2d(
             places, self.coord_weight, None, self.stride, self.padding, added, 1, self.dilation
         )

@@ -13,22 +13,22 @@ from ..errors import ProbeError
 BANDWIDTH = 0.75
 """Radius of the mean shift: pixels lie within δ_v = 0.5 of their centre, centres 3 apart."""
 
-_SEEDS = 32  # kernels to start; a scene has fewer objects
-
 
 def cluster(
     embedding: ArrayLike | torch.Tensor,
     foreground: ArrayLike | torch.Tensor,
     bandwidth: float = BANDWIDTH,
     *,
+    least: int = 4,
     most: int = 1000,
     seed: int = 0,
 ) -> NDArray[np.int64]:
     """Cluster the pixels of the foreground by their embeddings, by mean shift.
 
-    A flat kernel of radius ``bandwidth`` moves to the mean of what it covers until it stays, from
-    the cells of a grid of that width that hold most pixels; each pixel then goes to the nearest
-    mode.
+    A flat kernel of radius ``bandwidth`` moves to the mean of what it covers until it stays.
+    Kernels start at pixels that cover all of them: the one in the fullest cell of a grid of that
+    width, then the one in the fullest cell with a pixel that no kernel covers yet, and so on. Each
+    pixel then goes to the nearest mode that covers ``least`` pixels.
 
     Parameters
     ----------
@@ -39,6 +39,9 @@ def cluster(
     bandwidth : float
         Above 0; of the order of δ_v and below δ_d of
         :func:`~probe.instances.discriminative_loss`.
+    least : int
+        Pixels that a mode has to cover, of those that modes are sought on: fewer are stragglers of
+        other clusters. Where no mode covers so many, the fullest ones count.
     most : int
         Pixels that modes are sought on; of more, a seeded sample.
     seed : int
@@ -73,8 +76,8 @@ def cluster(
     if not np.isfinite(pixels).all():
         raise ProbeError("embedding: not finite at some pixels of the foreground")
     if len(pixels):
-        modes = _modes(pixels, bandwidth, most, seed)
-        nearest = ((pixels[:, None] - modes[None]) ** 2).sum(2).argmin(1)
+        modes = _modes(pixels, bandwidth, least, most, seed)
+        nearest = _squares(pixels, modes).argmin(1)
         _, inverse, sizes = np.unique(nearest, return_inverse=True, return_counts=True)
         rank = np.empty(len(sizes), np.int64)
         rank[np.argsort(-sizes, kind="stable")] = np.arange(1, len(sizes) + 1)
@@ -83,7 +86,7 @@ def cluster(
 
 
 def _modes(
-    pixels: NDArray[np.float64], bandwidth: float, most: int, seed: int
+    pixels: NDArray[np.float64], bandwidth: float, least: int, most: int, seed: int
 ) -> NDArray[np.float64]:
     try:
         from sklearn.cluster import MeanShift
@@ -92,14 +95,34 @@ def _modes(
     if len(pixels) > most:
         rng = np.random.default_rng(seed)
         pixels = pixels[np.sort(rng.choice(len(pixels), most, replace=False))]
-    cells, counts = np.unique(np.round(pixels / bandwidth), axis=0, return_counts=True)
-    seeds = bandwidth * cells[np.argsort(-counts, kind="stable")[:_SEEDS]]
-    nearest = ((pixels[:, None] - seeds[None]) ** 2).sum(2).argmin(0)  # a kernel covers its seed
-    shift = MeanShift(bandwidth=bandwidth, seeds=pixels[nearest], max_iter=100)
-    return shift.fit(pixels).cluster_centers_
+    shift = MeanShift(bandwidth=bandwidth, seeds=_seeds(pixels, bandwidth), max_iter=100)
+    modes = shift.fit(pixels).cluster_centers_
+    covered = (_squares(pixels, modes) <= bandwidth**2).sum(0)
+    return modes[covered >= min(least, covered.max())]
+
+
+def _seeds(pixels: NDArray[np.float64], bandwidth: float) -> NDArray[np.float64]:
+    """Pixels within ``bandwidth`` of which all others lie, those of full cells of a grid first."""
+    _, cell, counts = np.unique(
+        np.round(pixels / bandwidth), axis=0, return_inverse=True, return_counts=True
+    )
+    fullness = counts[cell.ravel()]
+    free, found = np.ones(len(pixels), bool), []
+    while free.any():
+        place = int(np.argmax(np.where(free, fullness, 0)))
+        found.append(pixels[place])
+        free &= _squares(pixels, pixels[place : place + 1])[:, 0] > bandwidth**2
+        free[place] = False
+    return np.array(found)
+
+
+def _squares(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared distances, shape (points, others)."""
+    return ((points[:, None] - others[None]) ** 2).sum(2)
 
 
 def _numpy(values: Any) -> NDArray[Any]:
     if isinstance(values, torch.Tensor):
-        return values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     return np.asarray(values)

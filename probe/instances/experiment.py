@@ -148,7 +148,8 @@ class InstanceStudy(Study):
     """What the instance experiment found: a :class:`probe.studies.Study`.
 
     ``table`` has the columns :data:`KEYS`, ``metric``, ``distance`` (pixels from the nearest edge
-    on the left or right; NaN for scores of whole scenes) and ``value``; ``curves`` the columns
+    on the left or right; NaN for scores of whole scenes), ``objects`` (how many lie at that
+    distance; of whole scenes, in all) and ``value``; ``curves`` the columns
     :data:`KEYS`, ``step``, ``seconds`` and ``loss``; ``arrays`` pictures of some test scenes.
     """
 
@@ -288,10 +289,12 @@ def run_instances(
     ]
     if not cells:
         raise ProbeError("tasks: large scenes have the task instance alone")
+    made = {"device": device_name(where, threads=1), "versions": versions()}
     outcomes = run_cells(
         cells,
         partial(_train, device=where),
         folder,
+        made=made,
         workers=workers,
         description="instances",
         progress=progress,
@@ -309,9 +312,8 @@ def run_instances(
         "profiles": {kind: asdict(profiles[kind]) for kind in scenes},
         "settings": {kind: asdict(SETTINGS[kind]) for kind in scenes},
         "reach": {kind: sum(SETTINGS[kind].dilations) for kind in scenes},
-        "device": device_name(where, threads=1),
+        **made,
         "workers": workers,
-        "versions": versions(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 1),
         "training_seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
@@ -349,26 +351,25 @@ def _train(cell: Cell, device: torch.device) -> Outcome:
     generator = torch.Generator().manual_seed(seed)
     curve, recent, clock = [], [], time.perf_counter()
     every = max(1, cell["steps"] // 20)
-    with torch.enable_grad():
-        for step in range(1, cell["steps"] + 1):
-            rows = torch.randint(len(train), (cell["batch"],), generator=generator).to(device)
-            loss = _loss(task, network, train[rows])
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), cell["clip"])
-            optimiser.step()
-            schedule.step()
-            recent.append(loss.detach())
-            if step % every == 0 or step == cell["steps"]:
-                mean = float(torch.stack(recent).mean())
-                seconds = time.perf_counter() - clock
-                curve.append({"step": step, "seconds": seconds, "loss": mean})
-                recent = []
+    for step in range(1, cell["steps"] + 1):
+        rows = torch.randint(len(train), (cell["batch"],), generator=generator).to(device)
+        loss = _loss(task, network, train[rows])
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), cell["clip"])
+        optimiser.step()
+        schedule.step()
+        recent.append(loss.detach())
+        if step % every == 0 or step == cell["steps"]:
+            mean = float(torch.stack(recent).mean())
+            seconds = time.perf_counter() - clock
+            curve.append({"step": step, "seconds": seconds, "loss": mean})
+            recent = []
     seconds = time.perf_counter() - clock
     with torch.no_grad():
         parts = [network(images) for images in test.images.split(16)]
         embedding, classes = (torch.cat(part) for part in zip(*parts, strict=True))
-        rows, arrays = _score(task, test, embedding, classes.argmax(1))
+        rows, arrays = _score(task, test, embedding, classes.argmax(1), network.reach)
     return Outcome(rows, curve, arrays, seconds)
 
 
@@ -383,7 +384,7 @@ def _loss(task: str, network: SegmentationNetwork, scene: Scene) -> Tensor:
 
 
 def _score(
-    task: str, test: Scene, embedding: Tensor, classes: Tensor
+    task: str, test: Scene, embedding: Tensor, classes: Tensor, reach: int
 ) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
     """Rows of the table, and pictures of the first scenes."""
     true, kinds = test.instances.cpu().numpy(), test.classes.cpu().numpy()
@@ -397,8 +398,9 @@ def _score(
     if task != "instance":
         found["mean_iou"] = mean_iou(guessed, kinds, range(len(CLASSES)))
         arrays["classes"] = guessed[:SHOWN].astype(np.int16)
+    many = int(test.instances.amax((1, 2)).sum())
     if task == "semantic":
-        return _rows(found), arrays
+        return _rows(found, many), arrays
     foreground = true > 0 if task == "instance" else guessed >= len(STUFF)
     objects = np.stack(
         [cluster(e, mask) for e, mask in zip(embedding.cpu(), foreground, strict=True)]
@@ -426,11 +428,12 @@ def _score(
         }
     arrays["embedding"] = _colours(embedding[:SHOWN].cpu().numpy(), foreground[:SHOWN])
     arrays["objects"] = objects[:SHOWN].astype(np.int16)
-    return _rows(found) + _found_by_distance(objects, true), arrays
+    return _rows(found, many) + _found_by_distance(objects, true, reach / 2), arrays
 
 
-def _rows(found: dict[str, float]) -> list[dict[str, Any]]:
-    return [{"metric": k, "distance": float("nan"), "value": v} for k, v in found.items()]
+def _rows(found: dict[str, float], objects: int) -> list[dict[str, Any]]:
+    none = {"distance": float("nan"), "objects": objects}
+    return [{"metric": k, **none, "value": v} for k, v in found.items()]
 
 
 def _majority(objects: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -442,11 +445,13 @@ def _majority(objects: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray
     return named
 
 
-def _found_by_distance(objects: NDArray[np.int64], true: NDArray[np.int64]) -> list[dict[str, Any]]:
+def _found_by_distance(
+    objects: NDArray[np.int64], true: NDArray[np.int64], step: float
+) -> list[dict[str, Any]]:
     """Share of the objects of which a cluster has more than half, by distance from the edge.
 
-    Distance is that of an object's nearest pixel to the left or right edge of the image, in steps
-    of 8 pixels (the middle of each step); intersection over union above ½ counts as found.
+    Distance is how many pixels lie between an object and the left or right edge of the image, in
+    steps (the middle of each); intersection over union above ½ counts as found.
     """
     width = true.shape[2]
     hits: dict[float, list[bool]] = {}
@@ -462,9 +467,14 @@ def _found_by_distance(objects: NDArray[np.int64], true: NDArray[np.int64]) -> l
             best = int(inside.argmax())
             either = (predicted == best).sum() + here.sum() - inside[best]
             hit = best > 0 and inside[best] / either > 0.5
-            hits.setdefault(8.0 * (distance // 8) + 4, []).append(bool(hit))
+            hits.setdefault(step * (distance // step + 0.5), []).append(bool(hit))
     return [
-        {"metric": "found", "distance": distance, "value": float(np.mean(found))}
+        {
+            "metric": "found",
+            "distance": distance,
+            "objects": len(found),
+            "value": float(np.mean(found)),
+        }
         for distance, found in sorted(hits.items())
     ]
 
@@ -534,15 +544,15 @@ def _summary(study: InstanceStudy) -> Iterator[str]:
 
 def _reach_sentences(study: InstanceStudy) -> Iterator[str]:
     reach = study.provenance["reach"]["large"]
-    rows = study.by_distance
+    rows = study.table[study.table["distance"].notna()]
     rows = rows[(rows["scenes"] == "large") & (rows["task"] == "instance")]
     said = []
     for border, words in BORDER_WORDS.items():
         mine = rows[rows["borders"] == border]
-        near, far = mine[mine["distance"] < reach], mine[mine["distance"] >= reach + 4]
-        if len(near) and len(far):
-            values = (number_text(100 * part["value"].mean(), ".0f") for part in (near, far))
-            said.append("{} and {} % with {}".format(*values, words))
+        parts = mine[mine["distance"] < reach], mine[mine["distance"] >= reach]
+        if all(map(len, parts)):
+            shares = (np.average(part["value"], weights=part["objects"]) for part in parts)
+            said.append("{:.0f} and {:.0f} % with {}".format(*(100 * s for s in shares), words))
     if said:
         yield (
             f"Of copies nearer to the edge than the reach of {reach} px, and of those farther, "

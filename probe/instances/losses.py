@@ -131,7 +131,7 @@ def discriminative_terms(
     Notes
     -----
     Where the norm has no derivative at 0, 0 is taken, so that gradients are finite between
-    identical centres too. Derivatives are of first order only.
+    identical centres too. Derivatives are of first order only, by autograd and not by torch.func.
 
     Memory is that of a few copies of the embedding and B · K² distances, for the greatest K.
 

@@ -162,7 +162,9 @@ def panoptic_quality(
                 (true_classes, true_instances),
             ):
                 there = np.asarray(kinds) == c
-                numbers = np.asarray(instances) + 1 if c in things else np.ones_like(there, int)
+                numbers = np.ones(there.shape, np.int64)
+                if c in things:
+                    numbers += np.asarray(instances, np.int64)
                 maps.append(np.where(there, numbers, 0))
             overlaps = _overlaps(_shared(*maps))
             matched = overlaps[overlaps > 0.5]

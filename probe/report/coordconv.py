@@ -193,15 +193,16 @@ def _section(study: CoordConvStudy, task: str) -> dict[str, Any]:
             & (study.curves["network"] == kind[0])
             & (study.curves["padding"] == kind[1])
         )
-        last = study.curves[same].groupby(["split", "seed"])[["seconds", "step"]].max().mean()
+        last = study.curves[same].groupby(["split", "seed"], sort=False)[["step", "seconds"]].max()
+        last = last.groupby("split", sort=False).mean()
         rows.append(
             {
                 "name": _label(kind),
                 "cells": cells,
                 "parameters": f"{parameters:,}",
                 "seeds": int(mine["seeds"].max()),
-                "steps": f"{last['step']:,.0f}",
-                "seconds": f"{last['seconds']:.0f}",
+                "steps": " / ".join(f"{steps:,.0f}" for steps in last["step"]),
+                "seconds": " / ".join(f"{seconds:.0f}" for seconds in last["seconds"]),
             }
         )
     return {
