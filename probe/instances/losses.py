@@ -19,7 +19,7 @@ from ..errors import ProbeError
 NORMS: tuple[float, ...] = (1, 2, math.inf)
 """Orders of the norm that measures distances between embeddings."""
 
-_FEW = 32  # instances, background included, whose sums are faster as a product with a one-hot map
+_FEW = 32  # instances, background included, that are taken faster by products with a one-hot map
 _BLOCK = 2**18  # values of the embedding that stay in a core's cache beside their centres
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -323,17 +323,25 @@ def _spread(values: Tensor, member: Tensor, x: Tensor) -> Iterator[tuple[slice, 
     for part in _blocks(x):
         if memory is None:
             memory = torch.empty_like(x[:, :, part])
-        index = member[:, None, part].expand(-1, x.shape[1], -1)
-        yield part, torch.gather(values, 2, index, out=memory[:, :, : index.shape[2]])
+        numbers = member[:, part]
+        out = memory[:, :, : numbers.shape[1]]
+        if values.shape[2] <= _FEW and x.device.type == "cpu":
+            yield part, torch.bmm(values, _one_hot(numbers, values.shape[2], x), out=out)
+        else:
+            index = numbers[:, None].expand(-1, x.shape[1], -1)
+            yield part, torch.gather(values, 2, index, out=out)
 
 
 def _add(sums: Tensor, x: Tensor, member: Tensor) -> None:
     """Add pixels (B, D, n) to the sums (B, S, D) of their instances."""
-    slots = sums.shape[1]
-    if slots <= _FEW:
-        numbers = torch.arange(slots, dtype=torch.uint8, device=x.device)[:, None]
-        one_hot = x.new_empty(len(x), slots, x.shape[2])
-        torch.eq(member.to(torch.uint8)[:, None], numbers, out=one_hot)
-        sums.baddbmm_(one_hot, x.mT)
+    if sums.shape[1] <= _FEW:
+        sums.baddbmm_(_one_hot(member, sums.shape[1], x), x.mT)
     else:
         sums.mT.scatter_add_(2, member[:, None].expand_as(x), x)
+
+
+def _one_hot(member: Tensor, slots: int, x: Tensor) -> Tensor:
+    """Instances of pixels (B, n) as zeros and ones (B, S, n) of the type of ``x``."""
+    numbers = torch.arange(slots, dtype=torch.uint8, device=x.device)[:, None]
+    one_hot = x.new_empty(len(member), slots, member.shape[1])
+    return torch.eq(member.to(torch.uint8)[:, None], numbers, out=one_hot)
