@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import io
 import math
 import pickle
+import shutil
 import warnings
 
 import numpy as np
@@ -301,6 +303,14 @@ def test_coordinates_follow_the_map_to_the_gpu():
     torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), layer.cpu()(x))
 
 
+@pytest.mark.parametrize("kind", [CoordConv2d, CoordConvTranspose2d])
+def test_it_takes_what_the_plain_layer_takes(kind):
+    names = [list(inspect.signature(k).parameters) for k in (kind, kind.__mro__[2])]
+    assert names[0] == [*names[1], "radius"]
+    layer = torch.nn.utils.skip_init(kind, 3, 8, 3, dtype=torch.float64)
+    assert layer.coord_weight.dtype == torch.float64 and not layer.weight.is_meta
+
+
 def test_its_name_tells_the_radius():
     assert "radius=True" in repr(CoordConv2d(3, 4, 3, radius=True))
     assert repr(AddCoords()) == "AddCoords(radius=False)"
@@ -343,6 +353,21 @@ def test_it_compiles_as_one_graph(chain):
     check(torch.compile(chain, backend="eager", fullgraph=True), chain)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's inductor needs a compiler")
+@pytest.mark.parametrize("kind", [CoordConv2d, CoordConvTranspose2d])
+def test_it_trains_compiled_with_sizes_left_open(kind):
+    torch.compiler.reset()
+    layer = kind(3, 2, 3)
+    compiled = torch.compile(layer, dynamic=True)
+    for shape in SIZES:
+        x, slopes = torch.rand(shape), []
+        for run in (compiled, layer):
+            layer.zero_grad()
+            run(x).square().sum().backward()
+            slopes.append({name: p.grad.clone() for name, p in layer.named_parameters()})
+        torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-4)
+
+
 def test_it_exports_with_sizes_left_open(chain):
     x = torch.rand(SIZES[0])
     open_sizes = {"x": dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)}
@@ -372,7 +397,7 @@ def test_it_traces(chain):
 
 
 def test_convolutions_trace_symbolically():
-    layer = nn.Sequential(CoordConv2d(3, 4, 3), CoordConvTranspose2d(4, 4, 3))
+    layer = nn.Sequential(AddCoords(), CoordConv2d(5, 4, 3), CoordConvTranspose2d(4, 4, 3))
     check(torch.fx.symbolic_trace(layer), layer)
 
 

@@ -170,6 +170,7 @@ def test_the_page_is_whole_and_asks_for_nothing(study, tmp_path):
         ({"seeds": 0}, "seeds: expected a whole number"),
         ({"workers": 0}, "workers: expected a whole number"),
         ({"epochs": -1}, "epochs: expected a number above 0"),
+        ({"epochs": float("inf")}, "epochs: expected a number above 0"),
         ({"device": "tpu"}, "device"),
     ],
 )

@@ -142,6 +142,42 @@ def test_blobs_a_margin_apart_are_clusters():
     assert np.array_equal(found, cluster(embedding, labels > 0, most=200))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "radius"), [([40, *[400] * 5], 0.5), ([100, 400] * 6, 0.5), ([30] * 40, 0.05)]
+)
+def test_small_objects_are_found_among_large_and_many(sizes, radius):
+    """Pixels at a distance from their centre, in all directions of 8 dimensions."""
+    rng = np.random.default_rng(0)
+    centres = []
+    while len(centres) < len(sizes):
+        new = 4 * rng.normal(size=8)
+        if all(np.linalg.norm(new - other) >= 3 for other in centres):
+            centres.append(new)
+    labels = np.repeat(np.arange(1, len(sizes) + 1), sizes)
+    away = rng.normal(size=(len(labels), 8))
+    away *= radius / np.linalg.norm(away, axis=1, keepdims=True)
+    embedding = (np.array(centres)[labels - 1] + away).T[:, None]
+    assert average_precision(cluster(embedding, labels[None] > 0), labels[None]) == 1
+
+
+def test_stragglers_are_no_clusters():
+    embedding = np.zeros((2, 1, 104))
+    embedding[0, 0, 50:] = 5
+    embedding[1, 0, 100:] = 3, 6, 9, 12
+    found = cluster(embedding, np.ones((1, 104), bool))
+    assert found.max() == 2 and (found[0, 50:] == 1).all() and (found[0, :50] == 2).all()
+    assert cluster(embedding, np.ones((1, 104), bool), least=1).max() == 6
+    assert set(cluster(embedding[..., :1], np.ones((1, 1), bool)).ravel()) == {1}
+    half = torch.from_numpy(embedding).bfloat16()
+    assert np.array_equal(cluster(half, np.ones((1, 104), bool)), found)
+
+
+def test_panoptic_quality_takes_labels_of_any_width():
+    classes, instances = np.full((4, 4), 2), np.full((4, 4), 255, np.uint8)
+    found = panoptic_quality([(classes, instances, classes, instances)], [2], [2])
+    assert found.quality == 1
+
+
 def test_what_coincides_is_one_cluster_also_up_to_rounding():
     embedding, labels = blobs(1e-6)
     embedding = embedding * 0 + 5 + 1e-6 * blobs(1.0)[0]
