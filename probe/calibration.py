@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -40,7 +42,7 @@ from .runner import (
     train,
     versions,
 )
-from .scores import bootstrap_interval
+from .scores import bootstrap_share
 from .stimuli import Leaves
 from .tables import score_rows
 from .targets import TARGETS
@@ -83,10 +85,21 @@ class Calibration:
 
     @property
     def rate(self) -> tuple[float, float, float]:
-        """Share of intervals that exclude 0, with its own 95 % interval, resampling seeds."""
-        by_seed = self.cells.groupby("seed")["excludes_0"].mean().to_numpy(float)
-        low, high = bootstrap_interval(by_seed[:, None])
-        return float(by_seed.mean()), float(low[0]), float(high[0])
+        """Share of intervals that exclude 0, with its own 95 % interval, resampling seeds.
+
+        Where every seed has the same share, which resampling can't tell from certainty, the
+        interval is that of Clopper and Pearson (1934) for as many independent cells as there are
+        seeds. Of fewer than 8 seeds there is none: its bounds are NaN.
+        """
+        by_seed = self.cells.groupby("seed")["excludes_0"].agg(["sum", "count"]).to_numpy(float)
+        if not len(by_seed):
+            return float("nan"), float("nan"), float("nan")
+        share, low, high = (float(v[0]) for v in bootstrap_share(by_seed[:, :1], by_seed[:, 1:]))
+        if low == high:
+            found, n = share * len(by_seed), len(by_seed)
+            low = float(np.nan_to_num(stats.beta.ppf(0.025, found, n - found + 1), nan=0.0))
+            high = float(np.nan_to_num(stats.beta.ppf(0.975, found + 1, n - found), nan=1.0))
+        return share, low, high
 
     def summary(self) -> list[str]:
         """Say it in sentences."""
@@ -97,11 +110,12 @@ class Calibration:
         excluded = len(self.table) - cells
         extreme = float(self.table["value"].abs().max())
         exact = f"; {excluded:,} more are [0, 0] by construction" * bool(excluded)
+        bounds = "" if np.isnan(low) else f" [{_percent(max(low, 0))}, {_percent(high)}]"
+        readout = self.provenance["readout"] + " on all layers" * bool(self.provenance["concat"])
         return [
-            f"{self.provenance['name']}, {self.provenance['weights']} weights, circular padding on "
-            f"leaves: {_percent(rate)} of {cells:,} intervals exclude 0 "
-            f"[{_percent(max(low, 0))}, {_percent(high)}]; "
-            f"5 % should{exact}.",
+            f"{self.provenance['name']}, {self.provenance['weights']} weights, readout {readout}, "
+            f"circular padding on leaves: {_percent(rate)} of {cells:,} intervals exclude 0"
+            f"{bounds}; 5 % should{exact}.",
             f"{seeds} seeds, {len(self.table) // seeds} layers × targets each; |SPC| at most "
             f"{extreme:.2f}, mean {number_text(self.table['value'].mean(), '.4f')}.",
         ]

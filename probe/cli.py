@@ -31,11 +31,11 @@ from .instances.networks import BORDERS
 from .ladders import STRENGTH, instance_rungs, ladder
 from .ladders import TARGETS as LADDER_TARGETS
 from .layers import PRESETS, choose_layers
-from .planted import planted_truth
+from .planted import planted_summary, planted_truth
 from .readouts import READOUTS
 from .report.html import write_index
 from .reproduction import PAPERS, reproduce
-from .results import Result, interval, load, short_name
+from .results import PLANTED, Result, interval, load, short_name
 from .runner import DEFAULT_WEIGHTS, check_options, make_head, run
 from .stimuli import STIMULI
 from .surveys import findings, survey
@@ -211,44 +211,43 @@ def run_command(
     }
     check_folder(out)
 
-    try:
-        failures = _run_all(names, options, out)
-    except KeyboardInterrupt:
-        typer.echo("\nInterrupted. Models that were finished are in the output folder.", err=True)
-        raise typer.Exit(130) from None
+    def probe_one(name: str) -> None:
+        if len(names) > 1:
+            typer.echo(f"[{names.index(name) + 1}/{len(names)}] {name}")
+        result = run(name, **options)
+        folder = result.save(out / _folder_name(name), report=True)
+        index = write_index(out)
+        typer.echo(summary(result))
+        typer.echo(f"\nReport: {folder / 'report.html'}\nAll reports: {index}\n")
+
+    _one_by_one(names, probe_one)
+
+
+def _one_by_one(names: Sequence[str], work: Callable[[str], None]) -> None:
+    """Do something for one model after another; go on with the others where one of them fails.
+
+    Ends with status 1 if some of several failed, with 130 after Ctrl-C.
+    """
+    failures: list[tuple[str, str]] = []
+    for name in names:
+        try:
+            work(name)
+        except KeyboardInterrupt:
+            typer.echo("\nInterrupted. What was finished is kept in the output folder.", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:  # whatever it is, the other models still have their turn
+            if len(names) == 1:
+                raise
+            reason = str(error)
+            if not isinstance(error, ProbeError):
+                reason = f"{type(error).__name__}: {' '.join(reason.split())[:200]}"
+            typer.echo(f"{name}: error: {reason}", err=True)
+            failures.append((name, reason))
     if failures:
         typer.echo(f"{len(failures)} of {len(names)} models failed:", err=True)
         for name, reason in failures:
             typer.echo(f"  {name}: {reason}", err=True)
         raise typer.Exit(1)
-
-
-def _run_all(names: list[str], options: dict[str, Any], out: Path) -> list[tuple[str, str]]:
-    """Probe one model after another; return those of several that failed, with the reason."""
-    failures: list[tuple[str, str]] = []
-    for place, name in enumerate(names, 1):
-        if len(names) > 1:
-            typer.echo(f"[{place}/{len(names)}] {name}")
-        try:
-            result = run(name, **options)
-            folder = result.save(out / _folder_name(name), report=True)
-        except ProbeError as error:
-            if len(names) == 1:
-                raise
-            typer.echo(f"error: {error}", err=True)
-            failures.append((name, str(error)))
-            continue
-        except Exception as error:  # whatever it is, the other models still have their turn
-            if len(names) == 1:
-                raise
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            typer.echo(f"error: {reason}", err=True)
-            failures.append((name, reason))
-            continue
-        index = write_index(out)
-        typer.echo(summary(result))
-        typer.echo(f"\nReport: {folder / 'report.html'}\nAll reports: {index}\n")
-    return failures
 
 
 @app.command("models")
@@ -327,25 +326,13 @@ def certify_command(
     """
     parse_variant(variant)
     names = expand_models(_items(models))
-    size, failed = _pixels(image_size), 0
-    for name in names:
+    size, failed = _pixels(image_size), []
+
+    def certify_one(name: str) -> None:
         options = {"weights": weights, "image_size": size, "margin": margin}
-        try:
-            found = certify(name, variant, **options, seed=seed, device=device)
-        except ProbeError as error:
-            if len(names) == 1:
-                raise
-            typer.echo(f"{name}: error: {error}", err=True)
-            failed += 1
-            continue
-        except Exception as error:  # whatever it is, the other models still have their turn
-            if len(names) == 1:
-                raise
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            typer.echo(f"{name}: error: {reason}", err=True)
-            failed += 1
-            continue
-        failed += not found.passed
+        found = certify(name, variant, **options, seed=seed, device=device)
+        if not found.passed:
+            failed.append(name)
         typer.echo(
             f"{name}, {variant}: {'passes' if found.passed else 'fails'}; residual "
             f"{found.residual:.1e} (threshold {found.threshold:.0e}), contrast "
@@ -359,6 +346,8 @@ def certify_command(
             count = len(found.sources)
             remain = "1 source remains" if count == 1 else f"{count} sources remain"
             typer.echo(f"  {remain}: {shown}")
+
+    _one_by_one(names, certify_one)
     if failed:
         raise typer.Exit(1)
 
@@ -446,42 +435,38 @@ def calibrate_command(
     """
     names = expand_models(_items(models) if models else [DEFAULT_MODEL])
     check_folder(out)
-    for name in names:
+    if len(names) == 1:
+        known_model(names[0])
+    if planted:
+        table = planted_truth(repeats=2, seed=seed, progress=progress)
+        write_files(out, {PLANTED: table.to_csv(index=False).encode()})
+        typer.echo(f"* Planted truth: {planted_summary(table)} Table: {out / PLANTED}")
+
+    def calibrate_one(name: str) -> None:
         folder = out / _folder_name(name)
-        try:
-            found = calibrate(
-                name,
-                weights,
-                seeds=seeds,
-                layers=_items(layers),
-                targets=_items(targets) if targets else TARGETS,
-                train_images=train_images,
-                test_images=test_images,
-                image_size=_pixels(image_size),
-                batch_size=batch_size,
-                readout=readout,
-                kernel=kernel,
-                concat=concat,
-                seed=seed,
-                device=device,
-                progress=progress,
-                folder=folder,
-            )
-        except KeyboardInterrupt:
-            typer.echo("\nInterrupted. What was finished is kept; run it again to go on.", err=True)
-            raise typer.Exit(130) from None
+        found = calibrate(
+            name,
+            weights,
+            seeds=seeds,
+            layers=_items(layers),
+            targets=_items(targets) if targets else TARGETS,
+            train_images=train_images,
+            test_images=test_images,
+            image_size=_pixels(image_size),
+            batch_size=batch_size,
+            readout=readout,
+            kernel=kernel,
+            concat=concat,
+            seed=seed,
+            device=device,
+            progress=progress,
+            folder=folder,
+        )
         for sentence in found.summary():
             typer.echo(f"* {sentence}")
         _write_again(folder, out)
-    if planted:
-        table = planted_truth(repeats=2, seed=seed, progress=progress)
-        write_files(out, {"planted.csv": table.to_csv(index=False).encode()})
-        typer.echo(
-            f"* Planted truth: R² recovered within its interval in {table['recovered'].mean():.0%} "
-            f"of {len(table)} cases, {table['channels'].min()} to {table['channels'].max():,} "
-            f"channels, signal-to-noise ratios {table['snr'].min():g} to {table['snr'].max():g}; "
-            f"95 % should be. Table: {out / 'planted.csv'}"
-        )
+
+    _one_by_one(names, calibrate_one)
 
 
 @app.command("attribute")
@@ -660,7 +645,8 @@ def ladder_command(
     names = expand_models(_items(models) if models else [DEFAULT_MODEL])
     check_folder(out)
     where = _items(at)
-    for name in names:
+
+    def climb(name: str) -> None:
         found = ladder(
             name,
             weights,
@@ -684,6 +670,8 @@ def ladder_command(
             typer.echo(f"* {sentence}")
         write_index(out)
         typer.echo(f"\nPage: {page}\nFigure: {folder / 'ladder.png'}")
+
+    _one_by_one(names, climb)
 
 
 QUICK = "A small profile of under 10 minutes on 2 cores, in place of the full one."

@@ -130,7 +130,8 @@ class GridLayer(Layer):
 
     Bilinear with corners aligned: the first place lies on the first row of pixels and the last on
     the last, however far the layer's own cells are from the edge. What a readout predicts, which
-    may be a place less on each side, is taken to cover the whole image again.
+    may be a place less on each side, is taken to cover the whole image again. Distances to the
+    border are those on the grid.
 
     References
     ----------

@@ -86,7 +86,7 @@ class Pattern:
     eta2 : ndarray, shape (C,)
         Share η² of every channel's variance that place explains, at most 1.
     snr : float
-        Signal-to-noise ratio of the layer, all channels counting alike.
+        Signal-to-noise ratio of the layer, all channels that vary counting alike.
     difference : ndarray of float32, shape (K, h, w), or None
         Mean map of the network as trained minus this one, over the same images: the part of the
         pattern that the variant took away. None for ``original`` itself, or without it.
@@ -158,7 +158,7 @@ def find_pattern(
     maps = [_mean_map(fold) for fold in folds]
     total = _variance(folds)
     mean = _average(maps, folds)
-    eta2 = _ratio(_signal(maps), total)
+    eta2, alive = _ratio(_signal(maps), total), _alive(total)
     difference = difference_snr = None
     if original is not None and all(
         a.first.shape == b.first.shape for a, b in zip(folds, original, strict=True)
@@ -173,7 +173,7 @@ def find_pattern(
         mean=mean.astype(np.float32).reshape(-1, *places),
         channels=np.arange(len(mean)),
         eta2=eta2,
-        snr=_snr(eta2, 1 - eta2),
+        snr=_snr(eta2, np.where(alive, 1 - eta2, 0)),
         difference=difference,
         difference_snr=difference_snr,
     )
@@ -209,8 +209,13 @@ def _signal(maps: Sequence[Array]) -> Array:
 
 def _ratio(part: Array, whole: Array) -> Array:
     """Share of a channel's variance; 0 for channels without any."""
-    alive = whole > 1e-12 * whole.max(initial=0)
+    alive = _alive(whole)
     return np.where(alive, part / np.where(alive, whole, 1), 0.0)
+
+
+def _alive(variance: Array) -> NDArray[np.bool_]:
+    """Channels that vary at all."""
+    return variance > 1e-12 * variance.max(initial=0)
 
 
 def _snr(signal: Array, noise: Array) -> float:

@@ -172,7 +172,7 @@ class Readout(ABC):
     larger_targets: ClassVar[bool] = False
     """Whether ``solve`` takes maps of a larger size too."""
 
-    # What scikit-learn's clone and grid search call.
+    # What scikit-learn's clone calls.
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return what the readout was made with."""
@@ -264,7 +264,7 @@ class Ridge(Readout):
     kernel : int
         1: from a place's own features. 3: from those of its neighbourhood, without padding.
     alphas : sequence of float
-        In increasing order; cross-validation over folds chooses one for each target.
+        Cross-validation over folds chooses one for each target.
 
     Attributes
     ----------
@@ -440,7 +440,7 @@ def fit_ridge(
     targets : Tensor of float64, shape (T, P)
         One row for each target.
     alphas : sequence of float
-        In increasing order.
+        In any order.
 
     Returns
     -------
@@ -451,6 +451,7 @@ def fit_ridge(
     Hoerl, Kennard (1970), "Ridge regression", Technometrics 12; Stone (1974), "Cross-validatory
     choice and assessment of statistical predictions", JRSS B 36.
     """
+    alphas = sorted(alphas)
     total = folds[0]
     for fold in folds[1:]:
         total = total + fold
@@ -673,10 +674,10 @@ class PoseNet(Readout):
         state = _PoseNetState(
             weight=weight.to(device),
             bias=bias.to(device),
-            gain=torch.ones(wanted, device=device),
-            shift=torch.zeros(wanted, device=device),
-            mean=torch.zeros(wanted, device=device),
-            variance=torch.ones(wanted, device=device),
+            gain=torch.ones(wanted, **single),
+            shift=torch.zeros(wanted, **single),
+            mean=torch.zeros(wanted, **single),
+            variance=torch.ones(wanted, **single),
         )
         parameters = [state.weight, state.bias, state.gain, state.shift]
         generator = torch.Generator().manual_seed(self.seed)
@@ -721,7 +722,7 @@ class PoseNet(Readout):
         rng = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, 2**60]))
         weight = rng.uniform(-bound, bound, (1, channels, self.kernel, self.kernel))
         weight = torch.tensor(weight, dtype=torch.float32).repeat(targets, 1, 1, 1)
-        return weight, torch.zeros(targets)
+        return weight, torch.zeros(targets, dtype=torch.float32)
 
     def predict(self, features: ArrayLike | Tensor) -> Tensor:
         state: _PoseNetState = _fitted(self._state)
@@ -874,7 +875,7 @@ class Softmax(Readout):
         z = (samples - mean) * scale
         cells = int(member.max()) + 1
         start = np.zeros((samples.shape[2] + 1, cells))
-        best = self.alphas[-1]
+        best = max(self.alphas)
         if len(self.alphas) > 1 and 0 < int(held_out.sum()) < len(held_out):
             losses = {}
             for alpha in sorted(self.alphas, reverse=True):  # from the smoothest on

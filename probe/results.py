@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,9 @@ KNOWS = 0.5
 LOCATES = 0.75
 """Part of the localisation error of chance below which the verdict quotes a layer's."""
 
+PLANTED = "planted.csv"
+"""File of planted truth, beside the folders of results."""
+
 Condition = tuple[str, str]
 """Weights and variant."""
 
@@ -96,7 +100,11 @@ class Result:
     attribution : DataFrame or None
         What ``probe attribute`` found out about the same model, see :func:`probe.attribute`.
     calibration : Calibration or None
-        What ``probe calibrate`` measured on the same model, see :func:`probe.calibrate`.
+        What ``probe calibrate`` measured on the same model and readout, see
+        :func:`probe.calibrate`.
+    planted : DataFrame or None
+        Planted truth that ``probe calibrate`` recovered, see
+        :func:`probe.planted.planted_truth`.
     """
 
     table: pd.DataFrame
@@ -107,6 +115,7 @@ class Result:
     pattern: dict[PatternKey, Pattern] = field(default_factory=dict)
     attribution: pd.DataFrame | None = None
     calibration: Calibration | None = None
+    planted: pd.DataFrame | None = None
 
     # ------------------------------------------------------------ what it says
 
@@ -315,7 +324,7 @@ class Result:
             Made if missing.
         report : bool
             Write ``report.html`` too, with the attribution and the calibration that lie in the
-            folder, if they are of the same weights.
+            folder, if they are of the same weights, and the planted truth that lies beside it.
 
         Returns
         -------
@@ -342,14 +351,17 @@ class Result:
         return Path(folder)
 
     def _files(self) -> dict[str, bytes]:
-        arrays = {"/".join(key): value for key, value in self.maps.items()}
+        arrays = {
+            "/".join([weights, variant, _quoted(layer), target]): value
+            for (weights, variant, layer, target), value in self.maps.items()
+        }
         kept: dict[str, NDArray[Any]] = {}
         for (weights, variant, layer), pattern in self.pattern.items():
             # The same channels under every variant, so that they can be compared.
             first = next(p for (w, _, n), p in self.pattern.items() if (w, n) == (weights, layer))
             there = set(pattern.channels.tolist())
             most = [c for c in first.tuned(len(first.eta2)) if int(c) in there][:CHANNELS_KEPT]
-            small, name = pattern.keep(most), f"{weights}/{variant}/{layer}"
+            small, name = pattern.keep(most), f"{weights}/{variant}/{_quoted(layer)}"
             for part in ("mean", "channels", "difference"):
                 if getattr(small, part) is not None:
                     kept[f"{name}/{part}"] = getattr(small, part)
@@ -400,7 +412,8 @@ def load(folder: str | Path) -> Result:
         if (folder / "profile.parquet").exists():
             profile = pd.read_parquet(folder / "profile.parquet")
         with np.load(folder / "maps.npz", allow_pickle=False) as arrays:
-            maps = {tuple(key.rsplit("/", 3)): arrays[key] for key in arrays.files}
+            split = {key: key.rsplit("/", 3) for key in arrays.files}
+            maps = {(w, v, unquote(n), t): arrays[key] for key, (w, v, n, t) in split.items()}
         pattern = _load_pattern(folder)
         certificates = {}
         for entry in record.pop("certificates"):
@@ -426,7 +439,11 @@ def load(folder: str | Path) -> Result:
 
 
 def _beside(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Attribution and calibration that lie beside a result, if they are of weights that it has."""
+    """Attribution and calibration that lie beside a result, if they are of weights that it has.
+
+    A calibration has to be of the same readout too. Planted truth is of no network; it lies in the
+    folder above.
+    """
     from .attribution import load_attribution  # these need results
     from .calibration import load_calibration
 
@@ -438,8 +455,13 @@ def _beside(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
             found["attribution"] = attribution.table
     if (folder / "calibration.json").exists():
         calibration = load_calibration(folder)
-        if calibration.provenance["sha256"] in hashes:
+        about, options = calibration.provenance, record["options"]
+        label = readout_label(options["readout"], options.get("kernel"))
+        same = (about["readout"], about["concat"]) == (label, bool(options.get("concat")))
+        if about["sha256"] in hashes and same:
             found["calibration"] = calibration
+    if (folder.parent / PLANTED).exists():
+        found["planted"] = pd.read_csv(folder.parent / PLANTED)
     return found
 
 
@@ -454,7 +476,8 @@ def _load_pattern(folder: Path) -> dict[PatternKey, Pattern]:
             stem, part = name.rsplit("/", 1)
             if part != "snr":
                 continue
-            key = tuple(stem.rsplit("/", 2))
+            weights, variant, layer = stem.rsplit("/", 2)
+            key = (weights, variant, unquote(layer))
             snr, difference_snr = (float(v) for v in arrays[name])
             apart = f"{stem}/difference"
             paired = apart in arrays.files
@@ -469,7 +492,17 @@ def _load_pattern(folder: Path) -> dict[PatternKey, Pattern]:
     return found
 
 
+def _quoted(layer: str) -> str:
+    """A layer's name without the slash that separates the parts of a key."""
+    return quote(layer, safe="")
+
+
 # ---------------------------------------------------------------- words
+
+
+def readout_label(readout: str, kernel: int | None) -> str:
+    """What tables call a readout."""
+    return f"{readout}(kernel=3)" if (readout, kernel) == ("ridge", 3) else readout
 
 
 def short_name(weights: str) -> str:
@@ -542,7 +575,7 @@ def _verdict(result: Result) -> list[str]:
         sentences += _knowledge(result, spc, group, members, layers, reference, removal, groups)
     sentences += _pixels(result, spc, reference)
     for members in groups.values() if removal is not None else ():
-        sentences.append(_removal(spc, members, layers, removal, groups, result.certificates))
+        sentences.append(_removal(result, spc, members, layers, removal, groups))
 
     for v in variants:
         for group, members in groups.items() if not v == reference == "original" else ():
@@ -616,6 +649,8 @@ def _knowledge(
     if removal is not None:
         bare = rows[(rows["variant"] == removal) & (rows["layer"] == nearest["layer"])].iloc[0]
         text += f"; {_how(removal)} {bare['value']:.0f} px"
+        if not math.isclose(bare["chance"], nearest["chance"], rel_tol=0.05):
+            text += f" of the middle alone, where chance is {bare['chance']:.0f} px"
     yield f"{text}; chance is {nearest['chance']:.0f} px."
 
 
@@ -640,12 +675,12 @@ def _pixels(result: Result, spc: pd.DataFrame, reference: str) -> Iterator[str]:
 
 
 def _removal(
+    result: Result,
     spc: pd.DataFrame,
     members: Sequence[str],
     layers: Sequence[str],
     removal: str,
     groups: Mapping[str, Sequence[str]],
-    found: Mapping[Condition, Certificate],
 ) -> str:
     gone = spc.loc[(list(members), removal, list(layers)), :]
     holds = int(((gone["low"] <= 0) & (gone["high"] >= 0)).sum())
@@ -656,13 +691,23 @@ def _removal(
         if len(members) > 1:
             who = f"random weights ({len(members)} seeds) leave"
     counted = f"; {holds} of {len(gone)} intervals contain 0"
-    certificates = [c for (w, v), c in found.items() if v == removal and w in members]
-    if parse_variant(removal).removes_padding and all(c.passed for c in certificates):
+    if _is_null(result, members, removal):
         counted += " (about 95 % should)"
     return (
         f"{_how(removal).capitalize()} {who} "
         f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target"
         f"{'' if gone['low'].isna().any() else counted}."
+    )
+
+
+def _is_null(result: Result, members: Sequence[str], variant: str) -> bool:
+    """Whether there is no position to be found: neither the network's own nor the stimuli's."""
+    found, stimuli = result.certificates.items(), result.provenance["stimuli"]
+    return (
+        parse_variant(variant).removes_padding
+        and bool(stimuli["stationary"])
+        and bool(stimuli["tileable"] or "circular" not in variant)
+        and all(c.passed for (w, v), c in found if v == variant and w in members)
     )
 
 
@@ -711,7 +756,7 @@ def _order(value: float) -> float:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %").replace("-", "−")
+    return f"{number_text(100 * share, '.0f')} %"
 
 
 def _how(variant: str) -> str:

@@ -29,7 +29,7 @@ from .layers import GridLayer, Layer, evaluating, grid_size, single_precision, t
 from .moments import pilot_origin
 from .patterns import Pattern, PlaceSums, find_pattern
 from .readouts import FOLDS, READOUTS, PoseNet, Readout, Ridge, Softmax, check_memory
-from .results import COLUMNS, PROFILE_COLUMNS, MapKey, PatternKey, Result
+from .results import COLUMNS, PROFILE_COLUMNS, MapKey, PatternKey, Result, readout_label
 from .stimuli import Leaves, Stimuli, antithetic_batch, open_stimuli, scene_size, scenes, stretch
 from .tables import Scored, Truth, control_order, joined, profile_rows, score_layer, score_rows
 from .targets import TARGETS, layer_targets
@@ -77,11 +77,7 @@ class Head:
     @property
     def label(self) -> str:
         """What tables call it."""
-        return (
-            f"{self.readout}(kernel=3)"
-            if self.readout == "ridge" and self.kernel == 3
-            else (self.readout)
-        )
+        return readout_label(self.readout, self.kernel)
 
     @property
     def gridded(self) -> bool:
@@ -371,7 +367,7 @@ def run(
                 score(condition)
                 if condition.view.variant.name == "original":
                     as_trained[condition.backbone.weights] = condition
-                profiles.append(_profiles(job, condition))
+                profiles.extend(_profiles(job, condition))
                 maps.update(_mean_maps(condition))
                 condition.predictions.clear()
             waiting += group
@@ -391,7 +387,9 @@ def run(
         warnings.warn(message, ProbeWarning, stacklevel=2)
     common = {"model": first.name, "stimuli": source.name, "readout": head.label}
     table = joined(tables, **common)[COLUMNS]
-    profile = joined(profiles, **common)[PROFILE_COLUMNS]
+    profile = pd.DataFrame(columns=PROFILE_COLUMNS)
+    if profiles:
+        profile = joined(profiles, **common)[PROFILE_COLUMNS]
     provenance = {
         "name": first.name,
         "module": isinstance(model, nn.Module),
@@ -597,6 +595,9 @@ def _rows(job: Job, condition: Condition, original: Condition | None) -> pd.Data
     """One row for each layer, target and metric."""
     removes = condition.view.variant.removes_padding
     weights, variant = condition.key
+    placed = _placed(job, condition)
+    if not placed:  # nothing tells whether they lie over the same part of the image
+        original = None
     tables = [
         score_rows(
             condition.scored[layer.name],
@@ -614,7 +615,7 @@ def _rows(job: Job, condition: Condition, original: Condition | None) -> pd.Data
         for layer in condition.layers
     ]
     table = joined(tables, weights=weights, variant=variant)
-    return table if _placed(job, condition) else table[table["metric"] != "error_px"]
+    return table if placed else table[table["metric"] != "error_px"]
 
 
 def _placed(job: Job, condition: Condition) -> bool:
@@ -626,11 +627,11 @@ def _placed(job: Job, condition: Condition) -> bool:
     return not (job.head.gridded and any(any(layer.inset) for layer in condition.view.layers))
 
 
-def _profiles(job: Job, condition: Condition) -> pd.DataFrame:
+def _profiles(job: Job, condition: Condition) -> Iterator[pd.DataFrame]:
     """Error by distance to the border, for each layer and target, where it is known."""
     weights, variant = condition.key
     if not _placed(job, condition):
-        return pd.DataFrame(columns=PROFILE_COLUMNS)
+        return
     tables = [
         profile_rows(
             np.concatenate(condition.predictions[layer.name]),
@@ -640,7 +641,7 @@ def _profiles(job: Job, condition: Condition) -> pd.DataFrame:
         ).assign(layer=layer.name, depth=layer.depth)
         for layer in condition.layers
     ]
-    return joined(tables, weights=weights, variant=variant)
+    yield joined(tables, weights=weights, variant=variant)
 
 
 def _patterns(

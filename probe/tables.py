@@ -162,12 +162,14 @@ def score_rows(
         Of a layer under some variant.
     original : Scored, optional
         Of the same layer and test images in the network as trained. The difference is
-        ``original − variant``, its interval paired over images. The share of padding is the
-        difference over what the original has beyond chance, ``(original − variant) / (original −
-        chance)``; it is defined where padding was removed, what the original has beyond chance is
-        known to within half of itself (the nearer bound of its interval is at least half as far
-        from chance, on the knowing side), and chance is the same. A ratio over less is any number
-        (Fieller 1954, "Some problems in interval estimation", JRSS B 16).
+        ``original − variant``, its interval paired over images; it is defined where both are scored
+        over the same part of the image. Over its middle alone, which is what ``valid`` leaves, all
+        scores are others, position or not. The share of padding is the difference over what the
+        original has beyond chance, ``(original − variant) / (original − chance)``; it is defined
+        where padding was removed and what the original has beyond chance is known to within half of
+        itself (the nearer bound of its interval is at least half as far from chance, on the knowing
+        side). A ratio over less is any number (Fieller 1954, "Some problems in interval
+        estimation", JRSS B 16).
     removes_padding : bool
         Whether the variant leaves nothing of padding.
     seed : int
@@ -184,9 +186,10 @@ def score_rows(
     nothing = np.full(len(scored.columns), np.nan)
     effects = [nothing] * 6
     if original is not None:
+        alike = same_places(scored, original)
         paired = original.values - scored.values
         bounds = scores.bootstrap_interval(paired, seed, scenes=scenes)
-        effects[:3] = [paired.mean(0), *bounds]
+        effects[:3] = [np.where(alike, v, np.nan) for v in (paired.mean(0), *bounds)]
         if removes_padding:
             beyond = original.values - original.chance
             below, above = scores.bootstrap_interval(beyond, seed, scenes=scenes)
@@ -194,9 +197,7 @@ def score_rows(
             half = beyond.mean(0) / 2
             errors = np.isin(metrics, LOWER_IS_BETTER)
             knows = np.where(errors, above <= half, below >= half) & (errors == (half < 0))
-            knows &= (metrics != "control") & (half != 0)
-            # Where a variant leaves other places, chance is another, and so is what lies beyond.
-            knows &= np.isclose(original.chance, scored.chance)
+            knows &= (metrics != "control") & (half != 0) & alike
             share = scores.bootstrap_share(paired, beyond, seed, scenes=scenes)
             effects[3:] = [np.where(knows, values, np.nan) for values in share]
     targets, metrics = zip(*scored.columns, strict=True)
@@ -210,6 +211,23 @@ def score_rows(
         *effects,
     ]
     return pd.DataFrame(dict(zip(SCORE_COLUMNS, columns, strict=True)))
+
+
+def same_places(scored: Scored, other: Scored) -> NDArray[np.bool_]:
+    """Tell for each column whether two conditions are scored over the same part of the image.
+
+    They are taken to be if the spread of what is predicted, which is the chance level of ``mae``,
+    ``error_px`` or ``top1``, is the same to within 5 %.
+    """
+    spreads = [
+        {t: c for (t, m), c in zip(s.columns, s.chance, strict=True) if m in _SPREADS}
+        for s in (scored, other)
+    ]
+    here, there = ([s[target] for target, _ in scored.columns] for s in spreads)
+    return np.isclose(here, there, rtol=0.05, atol=0)
+
+
+_SPREADS = ("mae", "error_px", "top1")
 
 
 def profile_rows(

@@ -67,7 +67,7 @@ def test_what_was_finished_is_kept_and_gone_on_with(tiny, tmp_path, monkeypatch)
     pd.testing.assert_frame_equal(resumed.table, whole.table)
     again = load_calibration(tmp_path)
     pd.testing.assert_frame_equal(again.table, whole.table)
-    assert again.rate == whole.rate
+    np.testing.assert_equal(again.rate, whole.rate)
     # With other options nothing of it is taken over.
     probe.calibrate(tiny, seeds=2, folder=tmp_path, **{**OPTIONS, "train_images": 8})
     assert calls[5:] == [0, 1]
@@ -87,3 +87,11 @@ def test_the_rate_has_an_interval_over_seeds():
     assert rate == pytest.approx(0.05)
     assert low < 0.02  # two seeds of forty, not twenty cells of four hundred
     assert high > 0.1
+    # Each interval counts, wherever seeds have fewer of them.
+    fewer = pd.concat([table, exact]).drop(range(5))
+    assert Calibration(fewer, {}).rate[0] == pytest.approx(15 / 395)
+    none = table.assign(excludes_0=False)
+    rate, low, high = Calibration(none, {}).rate
+    assert (rate, low) == (0, 0)
+    assert high == pytest.approx(1 - 0.025 ** (1 / 40))  # Clopper and Pearson, none of forty
+    assert np.isnan(Calibration(none[none["seed"] < 7], {}).rate[1:]).all()

@@ -398,6 +398,16 @@ def test_readouts_and_their_options_from_the_command_line(command, tmp_path):
     assert done.stderr == "error: kernel: the readout posenet has kernel 3, got 1\n"
 
 
+def test_calibrate_goes_on_with_other_models(command, tmp_path):
+    words = ["calibrate", "test_vit", "test_resnet", "--weights", "random", "--image-size", "64"]
+    words += ["--train-images", "8", "--test-images", "8", "--no-progress", "--no-planted"]
+    done = command(*words, "--seeds", "2", "--out", tmp_path)
+    assert done.returncode == 1
+    assert re.search(r"test_vit: error: .* is no null", done.stderr)
+    assert "1 of 2 models failed" in done.stderr
+    assert (tmp_path / "test_resnet" / "calibration.csv").exists()
+
+
 def test_calibrate_writes_its_table_and_goes_on(command, tmp_path):
     words = ["calibrate", "test_resnet", "--weights", "random", "--image-size", "64"]
     words += ["--train-images", "8", "--test-images", "8", "--no-progress", "--no-planted"]

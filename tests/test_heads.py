@@ -40,6 +40,27 @@ def maps(readout: Readout, height=9, width=11):
     return np.stack([target_map(t, rows, columns) for t in ("horizontal", "vertical")])
 
 
+def test_posenet_does_not_depend_on_the_default_type():
+    x, readout = problem(8, 3, 5, 5), PoseNet(epochs=2, batch_size=4)
+    wanted = readout.fit(x, maps(readout, 5, 5)).predict(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = readout.fit(x, maps(readout, 5, 5)).predict(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(got, wanted)
+
+
+def test_the_order_of_regularisation_values_does_not_matter():
+    x = problem(16, 4, 5, 5)
+    for folds in (1, 4):
+        fits = [
+            Ridge(alphas=a).fit(x, maps(Ridge(), 5, 5), folds) for a in ((1e-2, 1, 9), (9, 1e-2, 1))
+        ]
+        assert torch.equal(*(fit.map.alphas for fit in fits))
+    assert Ridge(alphas=(9.0, 1.0)).fit(x, maps(Ridge(), 5, 5), 1).map.alphas.tolist() == [9, 9]
+
+
 @given(seed=st.integers(0, 100), exponent=st.integers(-4, 2), size=st.integers(3, 7))
 @settings(max_examples=15)
 def test_ridge_of_neighbourhoods_is_scikit_learns_on_stacked_columns(seed, exponent, size):

@@ -362,10 +362,12 @@ def test_what_padding_gives_is_the_differences(seeded):
 def test_pixels_over_other_places_make_no_difference(seeded):
     table = seeded.table.copy()
     cropped = (table["variant"] == "circular") & (table["metric"] == "error_px")
-    table.loc[cropped, "chance"] *= 0.6  # as under valid, where the middle alone is left
+    effects = [c for c in table if c.startswith(("difference", "padding_share"))]
+    table.loc[cropped, effects] = np.nan  # as under valid, where the middle alone is left
+    table.loc[cropped, "chance"] *= 0.6
     (found,) = html._padding_tables(dataclasses.replace(seeded, table=table))
     for row in found["rows"]:
-        assert row["cells"][-1]["difference"].startswith("chance ")
+        assert row["cells"][-1]["difference"] == "middle alone"
         assert row["cells"][-1]["share"] == "–"
     figure = dataclasses.replace(seeded, table=table).plot_layers("error_px")
     grey = figures._CHANCE["color"]
@@ -387,6 +389,20 @@ def test_controls_name_the_input_the_selectivity_and_every_seed(seeded, written)
     drawn = " / ".join(figures.number_text(values[w]) for w in SEEDS[1:])
     assert rows["blocks.3"][2]["cells"][1] == drawn
     assert "probe calibrate" in written
+    truths = pd.DataFrame(
+        {
+            "channels": [8, 2048],
+            "snr": [1.0, 1.0],
+            "attainable": [0.5, 0.5],
+            "value": [0.48, 0.51],
+            "low": [0.4, 0.505],
+            "high": [0.6, 0.515],
+            "recovered": [True, False],
+        }
+    )
+    page = html.page(dataclasses.replace(seeded, planted=truths))
+    assert "within its interval in 50 % of 2 cases, 8 to 2,048 channels" in page
+    assert '<td class="n">1 of 2</td>' in page and '<td class="n">0.495</td>' in page
 
 
 def test_the_table_of_all_scores_has_every_number(seeded, written):

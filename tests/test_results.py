@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import OrderedDict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 import probe
 from probe.files import check_folder, write_files
+from probe.planted import planted_truth
 from probe.report.html import write_index
 from probe.results import interval
 
@@ -50,6 +53,30 @@ def test_what_is_saved_is_what_is_loaded(result, tmp_path):
         assert (kept.snr, kept.difference_snr) == (pattern.snr, pattern.difference_snr)
     csv = pd.read_csv(tmp_path / "deep" / "run" / "scores.csv")
     pd.testing.assert_frame_equal(csv, result.table, check_dtype=False)
+
+
+def test_layers_with_slashes_and_calibrations_of_other_readouts(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = {"a/b": nn.Conv2d(3, 4, 3, 2, 1), "b %2F": nn.Conv2d(4, 4, 3, 2, 1)}
+    model = nn.Sequential(OrderedDict(parts)).eval()
+    options = {"train_images": 8, "test_images": 8, "image_size": 32, "progress": False}
+    got = probe.run(model, layers=list(parts), name="x", **options)
+    got.save(tmp_path / "x")
+    loaded = probe.load(tmp_path / "x")
+    assert loaded.layers == got.layers == ["input", *parts]
+    assert loaded.maps.keys() == got.maps.keys()
+    assert loaded.pattern.keys() == got.pattern.keys()
+    assert loaded.calibration is None and loaded.planted is None
+    # A calibration is shown beside results of its own readout alone.
+    for kernel, shown in ((1, True), (3, False)):
+        probe.calibrate(model, seeds=2, layers=list(parts), kernel=kernel, **options).save(
+            tmp_path / "x"
+        )
+        assert (probe.load(tmp_path / "x").calibration is not None) == shown
+    table = planted_truth([4], [1.0], progress=False)
+    (tmp_path / "planted.csv").write_text(table.to_csv(index=False))
+    pd.testing.assert_frame_equal(probe.load(tmp_path / "x").planted, table)
 
 
 def test_weights_with_slashes_and_certificates_without_a_number_survive(

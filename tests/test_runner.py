@@ -304,6 +304,22 @@ def test_without_padding_a_layer_is_probed_where_it_lies(tiny, tiny_options):
     assert middle[-1] < whole[-1]
     np.testing.assert_allclose(middle.mean(), whole.mean(), atol=0.02)
     assert got.maps["given", "valid", "stages.2", "vertical"].shape == (len(middle),) * 2
+    assert set(got.differences["layer"]) == {"input"}  # which padding does not reach
+    quoted = " ".join(got.verdict())
+    assert "came from padding" not in quoted
+    if "to within" in quoted:
+        assert "px of the middle alone, where chance is" in quoted
+
+
+def test_what_images_show_is_no_false_positive(tiny, tiny_options):
+    """A vertical gradient in every image: intervals without padding should not contain 0."""
+    ramp = torch.linspace(0, 1, 64)[:, None].expand(20, 3, 64, 64)
+    noise = torch.rand(20, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(probe.ProbeWarning, match="do not tile"):
+        got = probe.run(tiny, stimuli=0.8 * ramp + 0.2 * noise, **tiny_options)
+    quoted = " ".join(got.verdict())
+    assert "intervals contain 0." in quoted and "about 95 %" not in quoted
+    assert "−0 %" not in quoted
 
 
 def test_noise_beyond_the_edge_does_not_depend_on_the_batch(tiny, tiny_options):
@@ -495,6 +511,9 @@ def test_where_a_common_grid_lies_is_not_known_without_padding(tiny, tiny_option
     for table in (got.profile, got.table[got.table["metric"] == "error_px"]):
         assert set(table["variant"]) == {"original"}
     assert {"original", "valid"} == set(got.table["variant"])
+    assert got.differences.empty
+    numbers = ["distance", "places", "error", "low", "high", "chance"]
+    assert set(got.profile.select_dtypes("number")) >= set(numbers)
 
 
 def test_sums_are_let_go(tiny, tiny_options, monkeypatch):
@@ -506,3 +525,19 @@ def test_sums_are_let_go(tiny, tiny_options, monkeypatch):
     got = probe.run(tiny, variants=["circular", "original"], **tiny_options)
     assert [sums is None for sums in held] == [False] * 4 + [True] * 4
     assert all(p.difference is not None for k, p in got.pattern.items() if k[1] == "circular")
+
+
+@pytest.mark.slow
+def test_a_ridge_of_neighbourhoods_is_as_good_as_the_published_readout():
+    found = {}
+    for name, options in (
+        ("posenet", {"readout": "posenet"}),
+        ("ridge", {"kernel": 3, "concat": True}),
+    ):
+        got = probe.run(
+            "tf_efficientnet_lite0", "pretrained", "original", progress=False, **options
+        )
+        table = got.table.query("layer == 'concat' and metric == 'spc'").set_index("target")
+        assert (table.loc[["horizontal", "vertical", "gaussian"], "value"] >= 0.97).all(), name
+        found[name] = table
+    assert (found["ridge"]["high"] >= found["posenet"]["value"]).all()

@@ -102,6 +102,7 @@ def test_what_the_caller_has_set_does_not_reach_cells():
         with torch.inference_mode():
             (found,) = run_cells(CELLS[:1], settings, progress=False)
             assert torch.is_inference_mode_enabled()
+        assert float(torch.tensor(1e-40, dtype=torch.float32) * 1) > 0
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)

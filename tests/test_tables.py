@@ -95,6 +95,11 @@ def test_shares_are_defined_where_something_was_known():
         assert (sides * rows["difference"]).min() > 0
         assert (rows["difference_low"] * rows["difference_high"] > 0).all()
         assert rows["padding_share"].notna().tolist() == [defined, defined]
+    # Nor is there a difference to the middle of the map alone, position or not.
+    middle = score_layer(predicted(0.1)[:, :, 1:-1, 1:-1], truth(kernel=3))
+    rows = score_rows(middle, original, True, 0, scenes)
+    effects = [c for c in rows if c.startswith(("difference", "padding_share"))]
+    assert len(effects) == 6 and rows[effects].isna().all(axis=None)
     first = score_rows(original, None, False, 0, scenes)
     assert first[["difference", "padding_share"]].isna().all(axis=None)
 
@@ -155,6 +160,8 @@ def test_eta2_is_the_share_planted_and_without_bias():
     assert pattern.snr == pytest.approx(shares.sum() / (4 - shares.sum()), abs=0.02)
     np.testing.assert_allclose(pattern.mean, x.mean(0), atol=1e-4)
     assert list(pattern.tuned(2)) == [3, 2]
+    dead = torch.from_numpy(np.concatenate([x, np.full_like(x, 3.0)], 1))
+    assert find_pattern(sums(dead), (7, 7)).snr == pytest.approx(pattern.snr)
     few = torch.from_numpy(rng.normal(size=(8, 200, 7, 7)))
     eta2 = find_pattern(sums(few), (7, 7)).eta2
     error = eta2.std() / np.sqrt(200)

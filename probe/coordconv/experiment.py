@@ -68,6 +68,10 @@ class Profile:
         At its peak.
     weight_decay, plain_weight_decay : float
         Of Adam. The regression network of CoordConv takes none: its weights have to grow.
+    decoupled : bool
+        Whether CoordConv's is apart from the gradient (AdamW; Loshchilov and Hutter 2019). A strong
+        one leaves the classifier few ways to be right where it trains and wrong in a quadrant that
+        it has not seen, which one seed in ten otherwise finds.
     width : int
         Of the plain network, see :mod:`probe.coordconv.networks`.
     """
@@ -76,6 +80,7 @@ class Profile:
     batch: int = 16
     learning_rate: float = 0.01
     weight_decay: float = 1e-4
+    decoupled: bool = False
     width: int = 32
     plain_batch: int = 16
     plain_learning_rate: float = 0.01
@@ -83,14 +88,16 @@ class Profile:
 
 
 QUICK: dict[str, Profile] = {
-    "classification": Profile(3, batch=4, learning_rate=0.02, weight_decay=1e-3, width=8),
+    "classification": Profile(
+        3, batch=4, learning_rate=0.02, weight_decay=0.3, decoupled=True, width=8
+    ),
     "rendering": Profile(2, batch=4, width=8),
     "regression": Profile(2, batch=4, weight_decay=0, width=8),
 }
 """Under 10 minutes on 2 cores, with three seeds; circular and no padding with one."""
 
 FULL: dict[str, Profile] = {
-    "classification": Profile(12),
+    "classification": Profile(12, learning_rate=0.02, weight_decay=0.3, decoupled=True),
     "rendering": Profile(12),
     "regression": Profile(12, weight_decay=0),
 }
@@ -306,6 +313,7 @@ def _cell(
         "width": None if given else profile.width,
         "learning_rate": profile.learning_rate if given else profile.plain_learning_rate,
         "weight_decay": profile.weight_decay if given else profile.plain_weight_decay,
+        "decoupled": given and profile.decoupled,
     }
 
 
@@ -334,7 +342,8 @@ def _train(cell: Cell, device: torch.device) -> Outcome:
     train, test = split_centres(cell["split"], seed)
     places = centres().to(device)
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(
+    adam = torch.optim.AdamW if cell["decoupled"] else torch.optim.Adam
+    optimiser = adam(
         network.parameters(),
         lr=cell["learning_rate"],
         weight_decay=cell["weight_decay"],

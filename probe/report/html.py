@@ -13,12 +13,14 @@ from markupsafe import Markup
 
 from ..errors import ProbeError
 from ..files import write_files
+from ..planted import planted_by_snr, planted_summary
 from ..results import Result, families, interval, load, number_text, short_name
 from ..variants import DESCRIPTIONS, parse_variant
 from . import figures
 from .parts import png, svg, templates
 
 _MAP_LAYERS = 8
+_MIDDLE = "middle alone"
 _PROFILES = 3  # targets
 _PATTERN_LAYERS, _PATTERN_CHANNELS = 3, 8
 _NUMBERS = [
@@ -66,6 +68,7 @@ def page(result: Result) -> str:
             snr=_snr(result),
             attribution=_attribution(result),
             controls=_controls(result),
+            planted=_planted(result),
             seeds=len(families(w for w, _ in result.conditions).get("random", ())),
             chance=bool(result.table["chance"].notna().any()),
             rows=[_score_row(row) for row in result.table.to_dict("records")],
@@ -234,6 +237,11 @@ def _padding_tables(result: Result) -> list[dict[str, Any]]:
                     "weights": weights,
                     "variant": variant,
                     "removes": parse_variant(variant).removes_padding,
+                    "middle": any(
+                        cell and cell["difference"] == _MIDDLE
+                        for row in rows
+                        for cell in row["cells"]
+                    ),
                     "columns": [
                         "localisation, px" if metric == "error_px" else target.replace("_", " ")
                         for metric, target in columns
@@ -246,24 +254,19 @@ def _padding_tables(result: Result) -> list[dict[str, Any]]:
 
 def _effect(scores: Scores, key: tuple[str, ...], metric: str) -> dict[str, str] | None:
     """A cell of the table of differences."""
-    score = scores.get(key)
-    if score is None or math.isnan(score["difference"]):
+    score, original = scores.get(key), scores.get((key[0], "original", *key[2:]))
+    if score is None or original is None or score is original:
         return None
     form = ".1f" if metric == "error_px" else ".2f"
     numbers = {name: number_text(value, form) for name, value in score.items()}
     low, high = numbers["difference_low"], numbers["difference_high"]
-    cell = {
-        "original": number_text(score["value"] + score["difference"], form),
+    apart = numbers["difference"] + (f" [{low}, {high}]" if low != "–" else "")
+    return {
+        "original": number_text(original["value"], form),
         "value": numbers["value"],
-        "difference": numbers["difference"] + (f" [{low}, {high}]" if low != "–" else ""),
+        "difference": _MIDDLE if math.isnan(score["difference"]) else apart,
         "share": _percent(score["padding_share"]),
     }
-    # Pixels over the middle of a map, as under valid, are no measure for those over all of it.
-    chance = scores[key[0], "original", *key[2:]]["chance"]
-    if not math.isclose(score["chance"], chance, rel_tol=0.02):
-        cell |= {"difference": f"chance {number_text(chance, form)} → {numbers['chance']}"}
-        cell |= {"share": "–"}
-    return cell
 
 
 def _profiles(result: Result, best: str) -> list[dict[str, Any]]:
@@ -361,6 +364,23 @@ def _controls(result: Result) -> list[dict[str, Any]]:
                 lines.append({"name": f"SPC, random{seeds}", "cells": cells})
         found.append({"layer": layer, "lines": lines})
     return found
+
+
+def _planted(result: Result) -> dict[str, Any] | None:
+    """Planted truth: how much of it was recovered, by signal-to-noise ratio."""
+    if result.planted is None or result.planted.empty:
+        return None
+    rows = [
+        {
+            "snr": f"{row.snr:g}",
+            "attainable": number_text(row.attainable, ".3f"),
+            "value": number_text(row.value, ".3f"),
+            "half_width": number_text(row.half_width, ".3f"),
+            "recovered": f"{row.recovered} of {row.cases}",
+        }
+        for row in planted_by_snr(result.planted).itertuples()
+    ]
+    return {"summary": planted_summary(result.planted), "rows": rows}
 
 
 def _interval(score: dict[str, float] | None) -> str:
