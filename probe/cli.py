@@ -223,10 +223,11 @@ def run_command(
     _one_by_one(names, probe_one)
 
 
-def _one_by_one(names: Sequence[str], work: Callable[[str], None]) -> None:
+def _one_by_one(names: Sequence[str], work: Callable[[str], None], *, again: bool = True) -> None:
     """Do something for one model after another; go on with the others where one of them fails.
 
-    Ends with status 1 if some of several failed, with 130 after Ctrl-C.
+    Ends with status 1 if some of several failed, named once more if ``again``; with 130 after
+    Ctrl-C.
     """
     failures: list[tuple[str, str]] = []
     for name in names:
@@ -243,10 +244,11 @@ def _one_by_one(names: Sequence[str], work: Callable[[str], None]) -> None:
                 reason = f"{type(error).__name__}: {' '.join(reason.split())[:200]}"
             typer.echo(f"{name}: error: {reason}", err=True)
             failures.append((name, reason))
-    if failures:
+    if failures and again:
         typer.echo(f"{len(failures)} of {len(names)} models failed:", err=True)
         for name, reason in failures:
             typer.echo(f"  {name}: {reason}", err=True)
+    if failures:
         raise typer.Exit(1)
 
 
@@ -347,7 +349,7 @@ def certify_command(
             remain = "1 source remains" if count == 1 else f"{count} sources remain"
             typer.echo(f"  {remain}: {shown}")
 
-    _one_by_one(names, certify_one)
+    _one_by_one(names, certify_one, again=False)
     if failed:
         raise typer.Exit(1)
 

@@ -185,7 +185,7 @@ class CoordinateTerm:
         height, width = x.shape[-2], x.shape[-1]
         places = coordinates(height, width, self.radius, dtype=x.dtype, device=x.device)
         # A sum, because torch's inductor can't order the strides of a view where sizes are open.
-        return x.new_zeros(1, 1, 1, 1) + places
+        return places.new_zeros(1, 1, 1, 1) + places
 
     def _convolve(self, places: Tensor) -> Tensor:
         padding = self.padding
