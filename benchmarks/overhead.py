@@ -30,8 +30,8 @@ import timm
 import torch
 
 import probe
-from probe.layers import evaluating
-from probe.stimuli import Leaves
+from probe.backbones.probed import evaluating
+from probe.stimuli.leaves import Leaves
 
 MODELS = ("tf_efficientnet_lite0", "resnet50", "vgg16")
 

@@ -34,13 +34,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from probe.backbones import input_size, load_backbone
-from probe.layers import GridLayer, evaluating, tap, total_stride
-from probe.runner import Condition, Job, exact_float32, fit, make_head, score, test, train
-from probe.scores import spearman
-from probe.stimuli import Leaves
+from probe.backbones.backbone import input_size, load_backbone
+from probe.backbones.choice import total_stride
+from probe.backbones.layer import GridLayer
+from probe.backbones.probed import evaluating, probe_layers
+from probe.machine import exact_float32
+from probe.runner.job import Condition, Job
+from probe.runner.options import make_head
+from probe.runner.passes import fit, score, test, train
+from probe.scores.metrics import spearman
+from probe.stimuli.leaves import Leaves
 from probe.targets import TARGETS, target_map
-from probe.variants import parse_variant, view
+from probe.variants.run import open_variant
+from probe.variants.variant import parse_variant
 
 EPOCHS, DROP, BATCH = 15, 10, 32
 
@@ -146,8 +152,8 @@ def main() -> None:
     rows: list[tuple[str, float, dict[str, float]]] = []
     with exact_float32(), evaluating(backbone.model):
         first = source.batch("certificate", 0, 2)
-        taps = tap(backbone.model, "stages", backbone.normalise(first), backbone.name)
-        seen = view(backbone, parse_variant("original"), taps, first)
+        taps = probe_layers(backbone.model, "stages", backbone.normalise(first), backbone.name)
+        seen = open_variant(backbone, parse_variant("original"), taps, first)
         condition = Condition.of(job, backbone, seen)
         measure(job, condition, readout="ridge", concat=True)  # warm up
         for label, options in (

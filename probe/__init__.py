@@ -11,49 +11,8 @@
 The command ``probe run`` does the same and writes reports.
 """
 
-from . import coordconv, instances
-from .attribution import Attribution, attribute
-from .backbones import Backbone, available, load_backbone
-from .borders import padding
-from .calibration import Calibration, calibrate
-from .certificates import Certificate, certify, sources
-from .errors import ProbeError, ProbeWarning
-from .ladders import Ladder, ladder
-from .reproduction import Reproduction, reproduce
-from .results import Result, load
-from .runner import run
-from .stimuli import Stimuli
-from .surveys import survey
-from .targets import TARGETS
-from .variants import VARIANTS
+import lazy_loader
 
-__version__ = "0.4.0"
+from ._version import __version__ as __version__
 
-__all__ = [
-    "TARGETS",
-    "VARIANTS",
-    "Attribution",
-    "Backbone",
-    "Calibration",
-    "Certificate",
-    "Ladder",
-    "ProbeError",
-    "ProbeWarning",
-    "Reproduction",
-    "Result",
-    "Stimuli",
-    "attribute",
-    "available",
-    "calibrate",
-    "certify",
-    "coordconv",
-    "instances",
-    "ladder",
-    "load",
-    "load_backbone",
-    "padding",
-    "reproduce",
-    "run",
-    "sources",
-    "survey",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,6 @@
 """``python -m probe``: the command, also from a checkout that is not installed."""
 
-from .cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

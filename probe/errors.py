@@ -1,4 +1,4 @@
-"""What Probe says when it can't go on, or when a result needs a caution."""
+"""Exceptions, warnings and argument checks."""
 
 from __future__ import annotations
 

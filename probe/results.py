@@ -1,71 +1,38 @@
-"""Results: the tidy table, the mean maps, certificates and provenance of a run; save and load."""
+"""Results: a record of a run that can draw, report and save itself."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .backbones import is_random
-from .certificates import Certificate
+from .backbones.layer import GridLayer, Layer
+from .certificates.certificate import Certificate
 from .errors import ProbeError
 from .files import json_bytes, npz_bytes, parquet_bytes, write_files
-from .layers import GridLayer, Layer
-from .patterns import Pattern
+from .records.record import COLUMNS, PROFILE_COLUMNS, Condition, MapKey, PatternKey, command
+from .records.store import CHANNELS_KEPT, load_pattern, number, quoted_layer
+from .records.verdict import verdict_of
+from .scores.patterns import Pattern
 from .targets import layer_targets
-from .variants import parse_variant
+from .text import readout_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .calibration import Calibration
-
-COLUMNS = [
-    *("model", "weights", "variant", "stimuli", "readout"),
-    *("layer", "depth", "channels", "height", "width", "target"),
-    *("metric", "value", "low", "high", "chance"),
-    *("difference", "difference_low", "difference_high"),
-    *("padding_share", "padding_share_low", "padding_share_high"),
-]
-"""Columns of a result's table."""
-
-PROFILE_COLUMNS = [
-    *("model", "weights", "variant", "stimuli", "readout", "layer", "depth", "target"),
-    *("distance", "places", "error", "low", "high", "chance"),
-]
-"""Columns of a result's profile."""
-
-CHANNELS_KEPT = 16
-"""Channels of each layer whose mean maps are saved: those most tuned to position."""
-
-KNOWS = 0.5
-"""SPC from which the verdict says that a layer knows a target."""
-
-LOCATES = 0.75
-"""Part of the localisation error of chance below which the verdict quotes a layer's."""
+    from .analyses.calibration import Calibration
 
 PLANTED = "planted.csv"
 """File of planted truth, beside the folders of results."""
-
-Condition = tuple[str, str]
-"""Weights and variant."""
-
-MapKey = tuple[str, str, str, str]
-"""Weights, variant, layer and target."""
-
-PatternKey = tuple[str, str, str]
-"""Weights, variant and layer."""
 
 
 @dataclass(frozen=True)
@@ -204,11 +171,11 @@ class Result:
 
     def verdict(self) -> list[str]:
         """Say in sentences what the run found: the strongest first, cautions after."""
-        return _verdict(self)
+        return verdict_of(self)
 
     def command(self) -> str:
         """Return the command that repeats the run; for a module, the call."""
-        return _command(self.provenance)
+        return command(self.provenance)
 
     # ------------------------------------------------------------ pictures
 
@@ -224,7 +191,7 @@ class Result:
         -------
         matplotlib.figure.Figure
         """
-        from .report.figures import plot_layers
+        from .report.figures.depth import plot_layers
 
         return plot_layers(self, metric)
 
@@ -240,7 +207,7 @@ class Result:
         -------
         matplotlib.figure.Figure
         """
-        from .report.figures import plot_profile
+        from .report.figures.profile import plot_profile
 
         return plot_profile(self, target)
 
@@ -258,7 +225,7 @@ class Result:
         -------
         matplotlib.figure.Figure
         """
-        from .report.figures import plot_pattern
+        from .report.figures.maps import plot_pattern
 
         return plot_pattern(self, layer, channels)
 
@@ -274,14 +241,14 @@ class Result:
         -------
         matplotlib.figure.Figure
         """
-        from .report.figures import plot_maps
+        from .report.figures.maps import plot_maps
 
         return plot_maps(self, layer)
 
     def _repr_html_(self) -> str:
-        from .report import html
+        from .report.page import fragment
 
-        return html.fragment(self)
+        return fragment(self)
 
     def to_html(self, path: str | Path) -> Path:
         """Write the report: one HTML file that needs nothing else.
@@ -301,10 +268,10 @@ class Result:
         ProbeError
             If the file can't be written.
         """
-        from .report import html
+        from .report.page import page
 
         path = Path(path)
-        write_files(path.parent, {path.name: html.page(self).encode()})
+        write_files(path.parent, {path.name: page(self).encode()})
         return path
 
     # ------------------------------------------------------------ files
@@ -338,13 +305,13 @@ class Result:
         """
         files = self._files()
         if report:
-            from .report import html
+            from .report.page import page
 
             beside: dict[str, Any] = {}
             with suppress(ProbeError, LookupError):  # a damaged neighbour must not cost a run
-                beside = _beside(Path(folder), self.provenance)
+                beside = tables_beside(Path(folder), self.provenance)
             files = {
-                "report.html": html.page(dataclasses.replace(self, **beside)).encode(),
+                "report.html": page(dataclasses.replace(self, **beside)).encode(),
                 **files,
             }
         write_files(Path(folder), files)
@@ -352,7 +319,7 @@ class Result:
 
     def _files(self) -> dict[str, bytes]:
         arrays = {
-            "/".join([weights, variant, _quoted(layer), target]): value
+            "/".join([weights, variant, quoted_layer(layer), target]): value
             for (weights, variant, layer, target), value in self.maps.items()
         }
         kept: dict[str, NDArray[Any]] = {}
@@ -361,7 +328,7 @@ class Result:
             first = next(p for (w, _, n), p in self.pattern.items() if (w, n) == (weights, layer))
             there = set(pattern.channels.tolist())
             most = [c for c in first.tuned(len(first.eta2)) if int(c) in there][:CHANNELS_KEPT]
-            small, name = pattern.keep(most), f"{weights}/{variant}/{_quoted(layer)}"
+            small, name = pattern.keep(most), f"{weights}/{variant}/{quoted_layer(layer)}"
             for part in ("mean", "channels", "difference"):
                 if getattr(small, part) is not None:
                     kept[f"{name}/{part}"] = getattr(small, part)
@@ -414,22 +381,22 @@ def load(folder: str | Path) -> Result:
         with np.load(folder / "maps.npz", allow_pickle=False) as arrays:
             split = {key: key.rsplit("/", 3) for key in arrays.files}
             maps = {(w, v, unquote(n), t): arrays[key] for key, (w, v, n, t) in split.items()}
-        pattern = _load_pattern(folder)
+        pattern = load_pattern(folder)
         certificates = {}
         for entry in record.pop("certificates"):
             condition = (entry.pop("weights"), entry.pop("variant"))
             for key in ("shift", "image_size", "sources"):
                 entry[key] = tuple(entry[key])
             for key in ("residual", "contrast"):
-                entry[key] = _number(entry[key])
+                entry[key] = number(entry[key])
             if entry["contact"] is not None:
-                entry["contact"] = _number(entry["contact"])
-            entry["layers"] = {k: _number(v) for k, v in entry["layers"].items()}
+                entry["contact"] = number(entry["contact"])
+            entry["layers"] = {k: number(v) for k, v in entry["layers"].items()}
             certificates[condition] = Certificate(**entry)
         absent = {"options", "backbones", "stimuli", "name", "started"} - set(record)
         if absent:
             raise KeyError(f"run.json says nothing of {', '.join(sorted(absent))}")
-        beside = _beside(folder, record)
+        beside = tables_beside(folder, record)
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
         raise ProbeError(f"{folder} holds no result of a run: {missing} is missing") from None
@@ -438,14 +405,14 @@ def load(folder: str | Path) -> Result:
     return Result(table, maps, certificates, record, profile, pattern, **beside)
 
 
-def _beside(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def tables_beside(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """Attribution and calibration that lie beside a result, if they are of weights that it has.
 
     A calibration has to be of the same readout too. Planted truth is of no network; it lies in the
     folder above.
     """
-    from .attribution import load_attribution  # these need results
-    from .calibration import load_calibration
+    from .analyses.attribution.attribution import load_attribution
+    from .analyses.calibration import load_calibration
 
     hashes = {backbone["sha256"] for backbone in record["backbones"]}
     found: dict[str, Any] = {}
@@ -463,384 +430,3 @@ def _beside(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     if (folder.parent / PLANTED).exists():
         found["planted"] = pd.read_csv(folder.parent / PLANTED)
     return found
-
-
-def _load_pattern(folder: Path) -> dict[PatternKey, Pattern]:
-    if not (folder / "pattern.npz").exists():
-        return {}
-    channels = pd.read_parquet(folder / "channels.parquet")
-    eta2 = dict(iter(channels.groupby(["weights", "variant", "layer"], sort=False)["eta2"]))
-    found: dict[PatternKey, Pattern] = {}
-    with np.load(folder / "pattern.npz", allow_pickle=False) as arrays:
-        for name in arrays.files:
-            stem, part = name.rsplit("/", 1)
-            if part != "snr":
-                continue
-            weights, variant, layer = stem.rsplit("/", 2)
-            key = (weights, variant, unquote(layer))
-            snr, difference_snr = (float(v) for v in arrays[name])
-            apart = f"{stem}/difference"
-            paired = apart in arrays.files
-            found[key] = Pattern(
-                mean=arrays[f"{stem}/mean"],
-                channels=arrays[f"{stem}/channels"],
-                eta2=eta2[key].to_numpy(),
-                snr=snr,
-                difference=arrays[apart] if paired else None,
-                difference_snr=difference_snr if paired else None,
-            )
-    return found
-
-
-def _quoted(layer: str) -> str:
-    """A layer's name without the slash that separates the parts of a key."""
-    return quote(layer, safe="")
-
-
-# ---------------------------------------------------------------- words
-
-
-def readout_label(readout: str, kernel: int | None) -> str:
-    """What tables call a readout."""
-    return f"{readout}(kernel=3)" if (readout, kernel) == ("ridge", 3) else readout
-
-
-def short_name(weights: str) -> str:
-    """Weights as figures name them: the file's name of a path."""
-    return Path(weights).name if "/" in weights or "\\" in weights else weights
-
-
-def number_text(value: float, form: str = ".2f") -> str:
-    """A number with a proper minus, none before 0, and a dash for none."""
-    if np.isnan(value):
-        return "–"
-    if np.isinf(value):
-        return "∞"
-    text = format(value, form)
-    if float(text) == 0:
-        text = text.lstrip("-")
-    return text.replace("-", "−")
-
-
-def interval(value: float, low: float, high: float) -> str:
-    """Write a score with its interval: ``0.98 [0.97, 0.99]``."""
-    if math.isnan(low) or math.isnan(high):
-        return _signed(value)
-    return f"{_signed(value)} [{_signed(low)}, {_signed(high)}]"
-
-
-def _signed(value: float) -> str:
-    text = f"{value:.2f}".replace("-0.00", "0.00")
-    return text.replace("-", "−")
-
-
-_SPC_COLUMNS = [
-    *("value", "low", "high", "difference", "difference_low", "difference_high", "padding_share"),
-]
-
-
-def _spc(result: Result) -> pd.DataFrame:
-    rows = result.table[result.table["metric"] == "spc"]
-    columns = ["weights", "variant", "layer", "target"]
-    return rows.set_index(columns)[_SPC_COLUMNS].sort_index()
-
-
-KNOWLEDGE = {
-    "horizontal": "its horizontal position",
-    "vertical": "its vertical position",
-    "gaussian": "its distance from the centre",
-    "horizontal_stripes": "the horizontal stripes",
-    "vertical_stripes": "the vertical stripes",
-}
-
-
-def families(weights: Iterable[str]) -> dict[str, list[str]]:
-    """Group weights: all random draws together, every other on its own."""
-    found: dict[str, list[str]] = {}
-    for w in dict.fromkeys(weights):
-        found.setdefault("random" if is_random(w) else w, []).append(w)
-    return found
-
-
-def _verdict(result: Result) -> list[str]:
-    spc = _spc(result)
-    layers = [layer for layer in result.layers if layer != "input"]
-    variants = list(dict.fromkeys(v for _, v in result.conditions))
-    groups = families(w for w, _ in result.conditions)
-    reference = "original" if "original" in variants else variants[0]
-    first = ("circular", "canvas", "valid", *variants)
-    removal = next((v for v in first if v in variants and v != reference), None)
-    sentences = []
-    for group, members in groups.items():
-        sentences += _knowledge(result, spc, group, members, layers, reference, removal, groups)
-    sentences += _pixels(result, spc, reference)
-    for members in groups.values() if removal is not None else ():
-        sentences.append(_removal(result, spc, members, layers, removal, groups))
-
-    for v in variants:
-        for group, members in groups.items() if not v == reference == "original" else ():
-            found = {w: result.certificates[w, v] for w in members if (w, v) in result.certificates}
-            sentences += _certified(v, group, found)
-    sentences += _random_beats_trained(spc, groups, layers, result.targets, reference)
-    return sentences
-
-
-def _knowledge(
-    result: Result,
-    spc: pd.DataFrame,
-    group: str,
-    members: Sequence[str],
-    layers: Sequence[str],
-    reference: str,
-    removal: str | None,
-    groups: Mapping[str, Sequence[str]],
-) -> Iterator[str]:
-    """What the layers know, best first, and how much of it goes with padding."""
-    mine = spc.loc[(list(members), [reference], list(layers)), :]
-    w, _, layer, target = mine["value"].idxmax()
-    best = mine.loc[(w, reference, layer, target)]
-    # Of many intervals about 0 some exclude it by chance; a certificate does not.
-    certified = result.certificates[(w, reference)].passed
-    named = f"{short_name(w)} weights"
-    if len(members) > 1:
-        named = f"{short_name(group)} weights, the best of {len(members)} seeds"
-    who = f"{layer} ({named})" if len(groups) > 1 else layer
-    score = interval(*best[["value", "low", "high"]])
-    shown = math.isnan(best["low"]) or best["low"] > 0
-    if certified:
-        text = (
-            f"No layer knows its position under {short_name(group)} weights, {reference}: the "
-            f"network is translation equivariant, highest SPC {score}"
-        )
-    elif shown and best["value"] >= KNOWS:
-        text = f"{who} knows {KNOWLEDGE[target]}: SPC {score}"
-    elif shown:
-        text = f"{who} hints at {KNOWLEDGE[target]}: SPC {score}, the highest of all layers"
-    else:
-        text = f"No layer shows its position under {named}: highest SPC {score}"
-    if removal is not None:
-        bare = spc.loc[(w, removal, layer, target)]
-        text += f"; {_how(removal)} {interval(*bare[['value', 'low', 'high']])}"
-        if shown and not certified and not math.isnan(bare["difference"]):
-            names = ["difference", "difference_low", "difference_high"]
-            text += f", a difference of {interval(*bare[names])}"
-        if not math.isnan(bare["padding_share"]):
-            text += f": {_percent(bare['padding_share'])} of it came from padding"
-    yield text + "."
-
-    rows = result.table[
-        (result.table["metric"] == "error_px")
-        & (result.table["weights"] == w)
-        & (result.table["layer"] != "input")
-    ]
-    there = rows[rows["variant"] == reference]
-    if there.empty or certified:
-        return
-    nearest = there.loc[there["value"].idxmin()]
-    if not nearest["value"] < LOCATES * nearest["chance"] or nearest["high"] > nearest["chance"]:
-        return
-    side = max(result.provenance["options"]["image_size"])
-    text = (
-        f"{nearest['layer']}{f' ({named})' * (len(groups) > 1)} knows where it is to within "
-        f"{nearest['value']:.0f} px of {side}"
-    )
-    if not math.isnan(nearest["low"]):
-        text += f" [{max(nearest['low'], 0):.0f}, {nearest['high']:.0f}]"
-    if removal is not None:
-        bare = rows[(rows["variant"] == removal) & (rows["layer"] == nearest["layer"])].iloc[0]
-        text += f"; {_how(removal)} {bare['value']:.0f} px"
-        if not math.isclose(bare["chance"], nearest["chance"], rel_tol=0.05):
-            text += f" of the middle alone, where chance is {bare['chance']:.0f} px"
-    yield f"{text}; chance is {nearest['chance']:.0f} px."
-
-
-def _pixels(result: Result, spc: pd.DataFrame, reference: str) -> Iterator[str]:
-    """What can be read from the input itself."""
-    w = result.conditions[0][0]
-    if "input" not in result.layers:
-        return
-    mine = spc.loc[(w, reference, "input")]
-    target = mine["value"].idxmax()
-    best = mine.loc[target]
-    score = interval(*best[["value", "low", "high"]])
-    unsure = math.isnan(best["low"])
-    if (best["low"] > 0 or unsure) and best["value"] > 0.1:
-        yield (
-            f"Caution: {KNOWLEDGE[target].replace('its ', '')} can be read from the pixels "
-            f"themselves, SPC {score}: the stimuli carry position of their own."
-        )
-    else:
-        little = "hardly any" if best["low"] > 0 or unsure else "no"
-        yield f"From the pixels themselves {little} position can be read: highest SPC {score}."
-
-
-def _removal(
-    result: Result,
-    spc: pd.DataFrame,
-    members: Sequence[str],
-    layers: Sequence[str],
-    removal: str,
-    groups: Mapping[str, Sequence[str]],
-) -> str:
-    gone = spc.loc[(list(members), removal, list(layers)), :]
-    holds = int(((gone["low"] <= 0) & (gone["high"] >= 0)).sum())
-    extreme = float(gone["value"].abs().max())
-    who = "the network leaves"
-    if len(groups) > 1:
-        who = f"{short_name(members[0])} weights leave"
-        if len(members) > 1:
-            who = f"random weights ({len(members)} seeds) leave"
-    counted = f"; {holds} of {len(gone)} intervals contain 0"
-    if _is_null(result, members, removal):
-        counted += " (about 95 % should)"
-    return (
-        f"{_how(removal).capitalize()} {who} "
-        f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target"
-        f"{'' if gone['low'].isna().any() else counted}."
-    )
-
-
-def _is_null(result: Result, members: Sequence[str], variant: str) -> bool:
-    """Whether there is no position to be found: neither the network's own nor the stimuli's."""
-    found, stimuli = result.certificates.items(), result.provenance["stimuli"]
-    return (
-        parse_variant(variant).removes_padding
-        and bool(stimuli["stationary"])
-        and bool(stimuli["tileable"] or "circular" not in variant)
-        and all(c.passed for (w, v), c in found if v == variant and w in members)
-    )
-
-
-def _certified(variant: str, group: str, found: Mapping[str, Certificate]) -> Iterator[str]:
-    """What the certificates of one variant say; of several random draws the worst."""
-    if not found:
-        return
-    failed = {w: c for w, c in found.items() if not c.passed}
-    w, certificate = max((failed or found).items(), key=lambda item: _order(item[1].residual))
-    who = f"{variant}, {short_name(w)} weights"
-    if len(found) > 1:
-        who = f"{variant}, {short_name(group)} weights ({len(found)} seeds)"
-    if certificate.passed:
-        yield (
-            f"Certificate of {who}: passes, equivariance residual "
-            f"{certificate.residual:.1e} ≤ {certificate.threshold:.0e}."
-        )
-    elif parse_variant(variant).removes_padding:
-        if math.isnan(certificate.residual) or certificate.residual <= certificate.threshold:
-            yield (
-                f"Certificate of {who}: fails ({certificate.reason}); "
-                "position that this variant still shows is not ruled out to be padding's."
-            )
-        else:
-            yield (
-                f"Certificate of {who}: fails, equivariance residual "
-                f"{certificate.residual:.1e}: {certificate.reason}. A source of position is left."
-            )
-    touching = [c for c in found.values() if c.contact]
-    if touching:
-        worst = max(touching, key=lambda c: _order(c.contact or 0.0))
-        yield (
-            f"Caution: on the canvas of {who} padding still reaches the probed region "
-            f"(contact {worst.contact:.1e} at a margin of {worst.margin} pixels): "
-            "some operation spans the whole image, or the margin is too small."
-        )
-    elif certificate.contact == 0:
-        yield (
-            f"Canvas of {who}: with a margin of {certificate.margin} pixels nothing that "
-            "padding writes reaches the probed region."
-        )
-
-
-def _order(value: float) -> float:
-    return math.inf if math.isnan(value) else value
-
-
-def _percent(share: float) -> str:
-    return f"{number_text(100 * share, '.0f')} %"
-
-
-def _how(variant: str) -> str:
-    """How a verdict names what a variant did."""
-    names = {
-        "original": "as trained",
-        "circular": "without padding",
-        "canvas": "on a canvas",
-        "valid": "without padding (valid)",
-        "no_pos_embed": "without position embeddings",
-        "shuffled_pos_embed": "with shuffled position embeddings",
-    }
-    parts = variant.split("+")
-    return " and ".join(names.get(part, f"with {part} padding") for part in parts)
-
-
-def _random_beats_trained(
-    spc: pd.DataFrame,
-    groups: Mapping[str, Sequence[str]],
-    layers: Sequence[str],
-    targets: Sequence[str],
-    reference: str,
-) -> Iterator[str]:
-    """A network that was never trained may encode more position; a reader must not miss it."""
-    drawn = groups.get("random")
-    if not drawn:
-        return
-    cells = [(layer, target) for layer in layers for target in targets]
-    for w in (w for group, members in groups.items() if group != "random" for w in members):
-        more = {}
-        for cell in cells:
-            ours = spc.loc[(drawn, reference, *cell), :]
-            theirs = spc.loc[(w, reference, *cell)]
-            if ours["low"].min() > theirs["high"]:
-                more[cell] = ours["value"].mean() - theirs["value"]
-        if not more:
-            continue
-        layer, target = max(more, key=more.__getitem__)
-        ours = spc.loc[(drawn, reference, layer, target), :]
-        theirs = interval(*spc.loc[(w, reference, layer, target)][["value", "low", "high"]])
-        shown = " / ".join(_signed(v) for v in ours["value"])
-        seeds = f", with every one of {len(drawn)} seeds" * (len(drawn) > 1)
-        yield (
-            f"Caution: random weights encode more position than {short_name(w)} ones in "
-            f"{len(more)} of {len(cells)} layers and targets{seeds}, most at {layer}, {target}: "
-            f"SPC {shown} against {theirs}. There, position owes nothing to training."
-        )
-
-
-def _command(provenance: Mapping[str, Any]) -> str:
-    options = dict(provenance["options"])
-    own = {k: v for k in ("name", "mean", "std") if (v := options.pop(k)) is not None}
-    for key in ("margin", "kernel"):
-        if options.get(key) is None:
-            options.pop(key, None)
-    named = provenance["named_stimuli"]
-    if provenance["module"] or own or not named:
-        call = {
-            "weights": options["weights"],
-            **own,
-            **{k: v for k, v in options.items() if k not in ("model", "weights")},
-        }
-        model = repr(options["model"])
-        if provenance["module"]:
-            model = "module"
-            del call["weights"]
-        words = [
-            f"{k}={v!r}" if k != "stimuli" or named else "stimuli=stimuli" for k, v in call.items()
-        ]
-        return f"probe.run({', '.join([model, *words])})"
-    words = ["probe", "run", options["model"]]
-    for key, value in options.items():
-        if key == "model":
-            continue
-        values = value if isinstance(value, list) else [value]
-        flag = f"--{key.replace('_', '-')}"
-        if key == "image_size":
-            words += [flag, "x".join(map(str, dict.fromkeys(values)))]
-        elif isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-        else:
-            words += [flag, ",".join(map(str, values))]
-    return shlex.join(words)
-
-
-def _number(value: Any) -> float:
-    return float(value)

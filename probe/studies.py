@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .errors import whole_number
 from .files import json_bytes, npz_bytes, parquet_bytes, plain, reading, write_files
-from .scores import bootstrap_interval
+from .scores.intervals import bootstrap_interval
 
 Cell = Mapping[str, Any]
 """One training: its options, as plain values."""

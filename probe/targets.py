@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 
 from .errors import one_of
 
+KNOWLEDGE = {
+    "horizontal": "its horizontal position",
+    "vertical": "its vertical position",
+    "gaussian": "its distance from the centre",
+    "horizontal_stripes": "the horizontal stripes",
+    "vertical_stripes": "the vertical stripes",
+}
+
 PERIODS = 2.56
 """Periods of the stripes across the image (Islam et al. 2020, section 3.1)."""
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import probe
-from probe.layers import Layer
+from probe.backbones.layer import Layer
 from probe.targets import layer_targets, target_map
 
 

@@ -8,17 +8,6 @@ study = run_tasks(quick=True)
 The command ``probe coordconv`` runs the coordinate tasks and writes their report.
 """
 
-from .experiment import CoordConvStudy, run_tasks
-from .inflation import deflate, inflate
-from .layers import AddCoords, CoordConv2d, CoordConvTranspose2d, coordinates
+import lazy_loader
 
-__all__ = [
-    "AddCoords",
-    "CoordConv2d",
-    "CoordConvStudy",
-    "CoordConvTranspose2d",
-    "coordinates",
-    "deflate",
-    "inflate",
-    "run_tasks",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,8 +14,8 @@ from difflib import get_close_matches
 import timm.layers
 from torch import Tensor, nn
 
+from ..backbones.choice import glob
 from ..errors import ProbeError, ProbeWarning
-from ..layers import glob
 from .layers import CoordConv2d, CoordConvTranspose2d, CoordinateTerm
 
 
@@ -57,6 +57,7 @@ _INFLATED: dict[type[nn.Module], type[CoordinateTerm]] = {
     timm.layers.ScaledStdConv2d: CoordScaledStdConv2d,
     timm.layers.ScaledStdConv2dSame: CoordScaledStdConv2dSame,
 }
+
 _PLAIN = {inflated: plain for plain, inflated in _INFLATED.items()}
 
 

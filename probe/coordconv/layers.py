@@ -92,6 +92,7 @@ def append_coordinates(x: Tensor, radius: bool = False) -> Tensor:
 
 # A symbolic trace can't look at sizes and dtypes.
 torch.fx.wrap("coordinates")
+
 torch.fx.wrap("append_coordinates")
 
 

@@ -16,6 +16,41 @@ import torch
 from torch import Tensor
 
 from ..errors import one_of
+from ..text import number_text
+
+NETWORKS: tuple[str, ...] = ("coordconv", "plain")
+"""Networks of each task."""
+
+KEYS = ["task", "split", "network", "padding", "seed"]
+"""Columns that tell cells apart; ``padding`` is ``none`` for CoordConv, whose kernels are 1 × 1."""
+
+PUBLISHED: dict[str, str] = {
+    "classification": "CoordConv perfect on both splits, trained 150 times faster and with 10 to "
+    "100 times fewer parameters; deconvolution at most about 86 % on the uniform test centres and "
+    "near 0 on the quadrant's",
+    "rendering": "CoordConv generalises on both splits, deconvolution fails on the quadrant",
+    "regression": "CoordConv near 0 on both splits, convolution fails on the quadrant",
+}
+"""What Liu et al. (2018) found, sections 4.1 to 4.3."""
+
+
+def score_text(metric: str, value: float) -> str:
+    """Write a score as sentences and tables do: percent, or pixels."""
+    if metric == "error_px":
+        return f"{number_text(value, '.1f' if value >= 1 else '.2f')} px"
+    if metric == "accuracy":
+        shown = number_text(100 * value, ".1f")
+        return f"{shown.removesuffix('.0')} %"
+    return number_text(value, ".3f")
+
+
+PADDING_WORDS: dict[str, str] = {
+    "none": "",
+    "zeros": "zero padding",
+    "circular": "circular padding",
+    "valid": "no padding",
+}
+"""What paddings are called."""
 
 SIDE = 64
 """Pixels along each side of the canvas."""

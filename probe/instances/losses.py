@@ -1,4 +1,4 @@
-r"""The discriminative loss: pixels of one object together, objects apart, everything near 0.
+"""The discriminative loss: pixels of one object together, objects apart, everything near 0.
 
 De Brabandere, Neven, Van Gool (2017), "Semantic instance segmentation with a discriminative loss
 function", arXiv 1708.02551.
@@ -20,9 +20,11 @@ NORMS: tuple[float, ...] = (1, 2, math.inf)
 """Orders of the norm that measures distances between embeddings."""
 
 _FEW = 32  # instances, background included, that are taken faster by products with a one-hot map
+
 _BLOCK = 2**18  # values of the embedding that stay in a core's cache beside their centres
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 

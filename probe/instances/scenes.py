@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ProbeError, one_of
-from ..stimuli import SPLITS, Stimuli
+from ..stimuli.source import SPLITS, Stimuli
 
 STUFF: tuple[str, ...] = ("grass", "water")
 """Classes without objects: 0 and 1."""
@@ -29,10 +29,13 @@ THINGS: tuple[str, ...] = ("disc", "square", "triangle")
 CLASSES: tuple[str, ...] = (*STUFF, *THINGS)
 
 _HUES = (0.06, 0.46, 0.82)  # orange, turquoise, purple: about these
+
 _STRIPES = 3.5  # px from one to the next
+
 _RIM = 1.2  # px
 
 _Size = tuple[int, int]
+
 _Offsets = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..results import interval, short_name
-from .figures import CMAP, style
+from ..text import interval, short_name
+from .style import CMAP, style
 
 
 @cache

@@ -1,0 +1,317 @@
+"""The ladder: one network, the same readout, and three amounts of position, from 0 to 80 to 100.
+
+Without a border a convolutional network has no position at all (0). Zero padding gives it away by
+accident (80). CoordConv gives it outright (100).
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from torch import nn
+
+from ...backbones.backbone import input_size, load_backbone
+from ...backbones.choice import total_stride
+from ...coordconv.layers import CoordinateTerm
+from ...errors import ProbeError
+from ...files import json_bytes, parquet_bytes, reading, write_files
+from ...records.record import COLUMNS as RESULT_COLUMNS
+from ...results import Result
+from ...runner.job import INPUT
+from ...runner.options import image_sides
+from ...text import interval, number_text
+from ..run import run
+from .coordinates import give_coordinates
+from .rungs import BORDERS, INSTANCE_COLUMNS, RUNGS, STEPS, STRENGTH, TARGETS, with_rung
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What a ladder found.
+
+    Attributes
+    ----------
+    table : DataFrame
+        The tidy table of :class:`probe.Result`, with a column ``rung`` (of :data:`RUNGS`) first.
+    instances : DataFrame or None
+        Pairwise F1 of twin scenes by border, with columns :data:`INSTANCE_COLUMNS`, where that
+        experiment has been run.
+    provenance : dict
+        Options, weights, how coordinates were given, versions.
+    """
+
+    table: pd.DataFrame
+    instances: pd.DataFrame | None
+    provenance: dict[str, Any]
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers, in order."""
+        return [name for name in dict.fromkeys(self.table["layer"]) if name != INPUT]
+
+    @property
+    def heights(self) -> pd.DataFrame:
+        """SPC averaged over the targets: one row per layer, one column per rung."""
+        spc = self.table[(self.table["metric"] == "spc") & (self.table["layer"] != INPUT)]
+        wide = spc.pivot_table("value", "layer", "rung", sort=False)
+        return wide[[rung for rung in RUNGS if rung in wide]]
+
+    def summary(self) -> list[str]:
+        """Say it in sentences."""
+        heights, name = self.heights, self.provenance["name"]
+        top = str(heights["zero padding"].idxmax())
+        zero, eighty, hundred = (heights.loc[top, rung] for rung in STEPS)
+        targets = ", ".join(self.provenance["options"]["targets"])
+        sentences = [
+            f"{name}, {top}, the layer that knows most: SPC {number_text(zero)} without a border, "
+            f"{number_text(eighty)} with zero padding, {number_text(hundred)} with coordinates "
+            f"(mean over {targets}).",
+            f"Over all {len(heights)} layers: "
+            + ", ".join(f"{number_text(heights[rung].mean())} {with_rung(rung)}" for rung in STEPS)
+            + ".",
+            "Coordinates alone, without a border, give "
+            f"{number_text(heights['coordinates, no border'].mean())} over all layers.",
+            self.provenance["how"],
+        ]
+        if not self.provenance["certified"]:
+            sentences.append(
+                f"Caution: without a border {name} is not certified to be without position: "
+                f"{self.provenance['reason']}. The first rung is not a zero by construction."
+            )
+        if self.instances is not None:
+            scores = self.instances.set_index("border")
+            said = [
+                f"{interval(*scores.loc[b, ['value', 'low', 'high']])} {words}"
+                for b, words in BORDERS.items()
+                if b in scores.index
+            ]
+            sentences.append(
+                f"The same rungs for telling copies of an object apart (twin scenes): pairwise F1 "
+                f"{', '.join(said)}; chance is {number_text(float(scores['chance'].iloc[0]))}."
+            )
+        return sentences
+
+    def plot(self) -> Figure:
+        """Draw SPC by depth on each rung, a panel for each target, and the instance rungs."""
+        from .page import plot_ladder
+
+        return plot_ladder(self)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write a page that needs nothing else: figure, table, and how it was measured.
+
+        Raises
+        ------
+        ProbeError
+            If the file can't be written.
+        """
+        from .page import page
+
+        path = Path(path)
+        write_files(path.parent, {path.name: page(self).encode()})
+        return path
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``ladder.csv``, ``ladder.parquet``, ``ladder.json`` and ``ladder.png``.
+
+        Raises
+        ------
+        ProbeError
+            If they can't be written.
+        """
+        picture = io.BytesIO()
+        figure = self.plot()
+        figure.savefig(picture, dpi=150)
+        about = {**self.provenance, "instances": None}
+        if self.instances is not None:
+            about["instances"] = self.instances.to_dict("records")
+        files = {
+            "ladder.csv": self.table.to_csv(index=False).encode(),
+            "ladder.parquet": parquet_bytes(self.table),
+            "ladder.json": json_bytes(about),
+            "ladder.png": picture.getvalue(),
+        }
+        write_files(Path(folder), files)
+        return Path(folder)
+
+
+def load_ladder(folder: str | Path) -> Ladder:
+    """Read what :meth:`Ladder.save` wrote.
+
+    Raises
+    ------
+    ProbeError
+        If it isn't there or can't be read.
+    """
+    folder = Path(folder)
+    with reading(folder, "ladder"):
+        provenance = json.loads((folder / "ladder.json").read_text(encoding="utf-8"))
+        table = pd.read_parquet(folder / "ladder.parquet")
+        rows = provenance.pop("instances")
+        found = None if rows is None else pd.DataFrame(rows)[INSTANCE_COLUMNS]
+        if found is not None:
+            found = found.astype(dict.fromkeys(INSTANCE_COLUMNS[1:], float))
+        return Ladder(table[["rung", *RESULT_COLUMNS]], found, provenance)
+
+
+def ladder(
+    model: str | nn.Module,
+    weights: str | Path = "pretrained",
+    *,
+    layers: str | Sequence[str] = "stages",
+    targets: str | Sequence[str] = TARGETS,
+    train_images: int = 256,
+    test_images: int = 64,
+    image_size: int | tuple[int, int] | None = None,
+    batch_size: int = 32,
+    at: str | Sequence[str] = "convs",
+    strength: float = STRENGTH,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+    instances: pd.DataFrame | None = None,
+    name: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Ladder:
+    r"""Probe one network on three rungs: no border, zero padding, coordinates given.
+
+    The same ridge readout, the same layers and the same images (leaves) each time. Without a
+    border is circular padding on the torus; zero padding is the network as trained; coordinates
+    are given by inflating convolutions to CoordConv (:func:`probe.coordconv.inflate`) and setting
+    the weights of the coordinates.
+
+    These weights are not trained. At the centre of each kernel, channel :math:`c` gets
+
+    .. math:: \frac{s\, σ_c}{τ_c} (\cos θ_c, \sin θ_c)
+
+    for row and column, with :math:`θ_c` uniform, :math:`σ_c` the standard deviation of that
+    channel of the convolution's output over leaves in the network as trained, and :math:`τ_c`
+    that of the coordinates' part with the weights :math:`(\cos θ_c, \sin θ_c)`: the coordinates'
+    part of each channel has :math:`s` times the channel's own deviation. With every convolution
+    inflated, position reaches every layer, however many the network has; with ``at="stem"`` one
+    sees how far it gets by itself. What readouts then find is what the layers can carry if
+    position is given, not what a network trained with coordinates would keep.
+
+    Parameters
+    ----------
+    model : str or Module
+        As for :func:`probe.run`.
+    weights : str
+        One of those of :func:`probe.run`.
+    layers, targets, train_images, test_images, image_size, batch_size
+        As for :func:`probe.run`.
+    at : str or sequence of str
+        Which convolutions get coordinates, see :func:`probe.coordconv.inflate`.
+    strength : float
+        :math:`s` above, greater than 0.
+    seed : int
+        Of images, readouts, bootstrap, random weights and directions :math:`θ`.
+    device, progress, name, mean, std
+        As for :func:`probe.run`.
+    instances : DataFrame, optional
+        Rungs of the instance experiment, see :func:`probe.ladders.instance_rungs`.
+
+    Returns
+    -------
+    Ladder
+
+    Raises
+    ------
+    ProbeError
+        As :func:`probe.run` and :func:`probe.coordconv.inflate`, or if ``strength`` is not
+        positive.
+
+    References
+    ----------
+    Liu et al. (2018), arXiv 1807.03247, for CoordConv; Islam et al. (2020), arXiv 2001.08248, for
+    position from zero padding.
+
+    Examples
+    --------
+    >>> found = probe.ladder("tf_efficientnet_lite0")
+    >>> found.heights
+    """
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    if not (isinstance(strength, int | float) and 0 < strength < math.inf):
+        raise ProbeError(f"strength: expected a number greater than 0, got {strength!r}")
+    size = image_sides(image_size)
+    source = str(weights) if isinstance(model, str) else "given"
+    own = {"name": name, "mean": mean, "std": std}
+    backbone = load_backbone(model, source, image_size=size, seed=seed, device=device, **own)
+    size = size or input_size(backbone.config, total_stride(backbone.model))
+    named = {
+        "layers": layers,
+        "targets": targets,
+        "train_images": train_images,
+        "test_images": test_images,
+        "image_size": size,
+        "batch_size": batch_size,
+        "seed": seed,
+        "progress": progress,
+        "name": backbone.name,
+        "mean": backbone.mean,
+        "std": backbone.std,
+    }
+    variants = ("original", "circular")
+    plain = run(backbone.model, variants=variants, **named)
+    given = give_coordinates(backbone, size, at, strength, seed)
+    coordinated = run(given, variants=variants, **named)
+    table = pd.concat(_rungs(plain, coordinated), ignore_index=True)
+    table["weights"] = backbone.weights
+    inflated = [
+        name
+        for name, module in given.named_modules()
+        if isinstance(module, CoordinateTerm) and bool(module.coord_weight.any())
+    ]
+    where = f"{len(inflated)} convolutions"
+    where = "every convolution over a map" if at == "convs" else where
+    where = f"{inflated[0]} alone" if len(inflated) == 1 else where
+    certificate = plain.certificates["given", "circular"]
+    options = {key: plain.provenance["options"][key] for key in _OPTIONS}
+    provenance = {
+        "name": backbone.name,
+        "weights": backbone.weights,
+        "source": backbone.source,
+        "sha256": backbone.sha256,
+        "options": {
+            **options,
+            "at": at if isinstance(at, str) else list(at),
+            "strength": strength,
+        },
+        "inflated": inflated,
+        "how": f"Coordinates are given to {where}: random directions at the kernel's centre, with "
+        f"a standard deviation of {strength:g} of the channel's own; they are not trained.",
+        "certified": certificate.passed,
+        "residual": certificate.residual,
+        "reason": certificate.reason,
+        "device": plain.provenance["device"],
+        "versions": plain.provenance["versions"],
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - clock, 1),
+    }
+    return Ladder(table[["rung", *RESULT_COLUMNS]], instances, provenance)
+
+
+_OPTIONS = (
+    *("layers", "targets", "train_images", "test_images", "image_size", "batch_size", "seed"),
+)
+
+
+def _rungs(plain: Result, coordinated: Result) -> Iterator[pd.DataFrame]:
+    for rung, (given, variant) in RUNGS.items():
+        table = (coordinated if given else plain).table
+        rows = table[table["variant"] == variant]
+        yield rows.assign(rung=rung)

@@ -1,0 +1,179 @@
+"""The figure and the page of a ladder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ...report.parts import svg, templates
+from ...report.style import LABELS, plain_text, shown_once, style
+from ...text import number_text
+from .rungs import RUNGS, STEPS
+
+if TYPE_CHECKING:
+    from .ladder import Ladder
+
+_COLOURS = dict(zip(RUNGS, (1, 0, 2, 2), strict=True))  # of "colorblind"
+
+_MARKERS = dict(zip(RUNGS, ("s", "o", "D", None), strict=True))
+
+_NUMBERS = dict(zip(STEPS, ("0", "80", "100"), strict=True))
+
+_LONG = {
+    "no border": "no border: circular on the torus",
+    "zero padding": "zero padding: as trained",
+    "coordinates": "coordinates given: CoordConv",
+    "coordinates, no border": "coordinates, no border",
+}
+
+_BORDERS = dict(zip(("circular", "zeros", "coordconv"), STEPS, strict=True))
+
+_MAX_TICKS = 9
+
+
+def plot_ladder(ladder: Ladder) -> Figure:
+    """Draw a ladder; see :meth:`probe.ladders.Ladder.plot`.
+
+    Returns
+    -------
+    Figure
+        SPC by depth, a panel per target and a line per rung, with bands of 95 % intervals; where
+        the instance experiment has been run, a panel with its pairwise F1.
+    """
+    rows = ladder.table[ladder.table["metric"] == "spc"]
+    targets = list(dict.fromkeys(rows["target"]))
+    panels = len(targets) + (ladder.instances is not None)
+    columns = min(4, panels)
+    height = -(-panels // columns)
+    with style():
+        figure = plt.figure(
+            figsize=(2.75 * columns + 0.4, 2.75 * height + 0.6), layout="constrained"
+        )
+        grid = figure.subplots(height, columns, squeeze=False)
+        for axes, target in zip(grid.flat, targets, strict=False):
+            _draw(rows[rows["target"] == target], ladder.layers, axes)
+            axes.set_title(target.replace("_", " "), loc="left", fontweight="bold")
+        for axes in grid.flat[panels:]:
+            axes.set_axis_off()
+        if ladder.instances is not None:
+            _draw_instances(ladder.instances, grid.flat[len(targets)])
+        for row in grid:
+            row[0].set_ylabel(LABELS["spc"])
+        figure.legend(handles=_handles(rows), loc="outside lower center", ncols=2)
+        figure.suptitle(plain_text(ladder.provenance["name"]))
+    return shown_once(figure)
+
+
+def _draw(rows: pd.DataFrame, layers: list[str], axes: Axes) -> None:
+    """Draw one target's SPC by depth on each rung."""
+    place = {name: order for order, name in enumerate(layers)}
+    for rung in reversed(RUNGS):
+        mine = rows[(rows["rung"] == rung) & rows["layer"].isin(place)]
+        if mine.empty:
+            continue
+        x = mine["layer"].map(place)
+        colour = _colour(rung)
+        control = rung not in STEPS
+        axes.plot(
+            x, mine["value"], color=colour, linewidth=1.0 if control else 1.8,
+            linestyle=(0, (2, 2)) if control else "-", marker=_MARKERS[rung], markersize=4,
+            markeredgewidth=0, zorder=2 if control else 3,
+        )  # fmt: skip
+        if not control:
+            axes.fill_between(x, mine["low"], mine["high"], color=colour, alpha=0.18, linewidth=0)
+    axes.axhline(0, color="#444444", linewidth=0.8, zorder=0.5)
+    step = -(-len(layers) // _MAX_TICKS)
+    labels = [plain_text(name) for name in layers[::step]]
+    crowded = sum(map(len, labels)) > 24
+    axes.set_xticks(
+        range(0, len(layers), step), labels, rotation=40 if crowded else 0,
+        ha="right" if crowded else "center", rotation_mode="anchor",
+    )  # fmt: skip
+    low = float(np.nanmin(rows[["low", "value"]].to_numpy(float), initial=0))
+    axes.set_ylim(min(-0.12, low - 0.05), 1.03)
+
+
+def _draw_instances(instances: pd.DataFrame, axes: Axes) -> None:
+    """Draw the pairwise F1 of twin scenes as bars from chance, seeds as a range."""
+    rows = instances.set_index("border")
+    chance = float(rows["chance"].iloc[0])
+    shown = [border for border in _BORDERS if border in rows.index]
+    for x, border in enumerate(shown):
+        row, rung = rows.loc[border], _BORDERS[border]
+        axes.bar(
+            x, row["value"] - chance, bottom=chance, width=0.62, color=_colour(rung), alpha=0.9
+        )
+        axes.vlines(x, row["least"], row["most"], color="#222222", linewidth=1.2)
+        axes.text(
+            x, max(row["most"], chance) + 0.015, number_text(row["value"]), ha="center",
+            va="bottom", fontsize="small",
+        )  # fmt: skip
+    axes.axhline(chance, color="#777777", linewidth=1.0, linestyle=(0, (2, 2)))
+    axes.text(len(shown) - 0.45, chance - 0.02, "chance", ha="right", va="top", fontsize="small")
+    axes.set_xticks(range(len(shown)), ["no border", "zeros", "coordinates"][: len(shown)])
+    axes.set_ylim(min(0.0, chance - 0.1), 1.12)
+    axes.set_ylabel("pairwise F1")
+    axes.set_title("telling copies apart", loc="left", fontweight="bold")
+
+
+def _colour(rung: str) -> Any:
+    return sns.color_palette("colorblind")[_COLOURS[rung]]
+
+
+def _handles(rows: pd.DataFrame) -> list[Line2D]:
+    there = set(rows["rung"])
+    return [
+        Line2D(
+            [], [], color=_colour(rung), label=_LONG[rung], markersize=4.5, markeredgewidth=0,
+            marker=_MARKERS[rung], linewidth=1.8 if rung in STEPS else 1.0,
+            linestyle="-" if rung in STEPS else (0, (2, 2)),
+        )
+        for rung in RUNGS
+        if rung in there
+    ]  # fmt: skip
+
+
+def page(ladder: Ladder) -> str:
+    """Render a ladder: one HTML document that loads nothing from elsewhere."""
+    rows = ladder.table[ladder.table["metric"] == "spc"].set_index(["layer", "target", "rung"])
+    targets = list(dict.fromkeys(ladder.table["target"][ladder.table["metric"] == "spc"]))
+    rungs = [rung for rung in RUNGS if rung in set(ladder.table["rung"])]
+    grid = [
+        {
+            "layer": layer,
+            "cells": [[_cell(rows, (layer, target, rung)) for target in targets] for rung in rungs],
+        }
+        for layer in ladder.layers
+    ]
+    label = f"SPC by depth of {ladder.provenance['name']} on each rung"
+    figure = ladder.plot()
+    plt.close(figure)
+    return (
+        templates()
+        .get_template("ladder.html")
+        .render(
+            ladder=ladder,
+            provenance=ladder.provenance,
+            options=ladder.provenance["options"],
+            sentences=ladder.summary(),
+            figure=svg(figure, "ladder", label),
+            targets=targets,
+            rungs=rungs,
+            numbers=_NUMBERS,
+            grid=grid,
+            instances=None if ladder.instances is None else ladder.instances.to_dict("records"),
+        )
+    )
+
+
+def _cell(rows: pd.DataFrame, key: tuple[str, ...]) -> dict[str, str]:
+    row = rows.loc[key]
+    value, low, high = (number_text(row[name]) for name in ("value", "low", "high"))
+    return {"value": value, "bounds": "" if np.isnan(row["low"]) else f"[{low}, {high}]"}

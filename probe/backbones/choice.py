@@ -1,0 +1,180 @@
+"""Which modules are probed: presets, names and globs."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from ..errors import ProbeError, ProbeWarning
+
+PRESETS: tuple[str, ...] = ("stages", "blocks", "convs")
+"""Names of ready-made choices of layers."""
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def choose_layers(
+    model: nn.Module, layers: str | Sequence[str], label: str = "the model"
+) -> tuple[list[str], set[str]]:
+    """Turn a choice of layers into module names.
+
+    Parameters
+    ----------
+    model : Module
+        Whose modules to choose from.
+    layers : str or sequence of str
+        ``stages`` (the modules of timm's ``feature_info``; of a model without one its blocks, with
+        a warning), ``blocks`` (residual blocks, transformer blocks and the like: the smallest
+        modules of more than one weighted layer that stand in a stage), ``convs`` (every
+        convolution), or module names and globs: ``*`` within one dotted part of a name, ``**``
+        across parts. Where a module has the name of a preset, the preset is meant.
+    label : str
+        What messages call the model.
+
+    Returns
+    -------
+    names : list of str
+    exact : set of str
+        Those given by their exact name: where one of them can't be probed, that is an error.
+
+    Raises
+    ------
+    ProbeError
+        If a name or pattern matches no module.
+    """
+    modules = dict(model.named_modules())
+    modules.pop("", None)
+    wanted = [layers] if isinstance(layers, str) or not isinstance(layers, Sequence) else layers
+    if not wanted or not all(isinstance(name, str) for name in wanted):
+        raise ProbeError(f"layers: expected {', '.join(PRESETS)}, or module names, got {layers!r}")
+    names: dict[str, None] = {}
+    exact: set[str] = set()
+    for pattern in wanted:
+        if pattern in PRESETS:
+            found = _preset(model, pattern, modules, label)
+        elif pattern in modules:
+            found = [pattern]
+            exact.add(pattern)
+        else:
+            expression = glob(pattern)
+            found = [n for n in modules if expression.fullmatch(n)]
+        if not found:
+            raise ProbeError(_no_layer(pattern, modules, label))
+        names.update(dict.fromkeys(found))
+    return list(names), exact
+
+
+def glob(pattern: str) -> re.Pattern[str]:
+    """Turn a glob over module names into an expression.
+
+    ``*`` and ``?`` stay within one dotted part of a name, ``**`` goes across parts; ``[…]`` is a
+    set of characters.
+
+    Raises
+    ------
+    ProbeError
+        If the pattern can't be read.
+    """
+    parts = re.split(r"(\*\*|\*|\?|\[[^\]]*\])", pattern)
+    wild = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
+    expression = "".join(
+        wild.get(
+            p, p.replace("[!", "[^") if p.startswith("[") and p.endswith("]") else re.escape(p)
+        )
+        for p in parts
+    )
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise ProbeError(f"pattern {pattern!r} can't be read: {error}") from None
+
+
+def total_stride(model: nn.Module, default: int = 32) -> int:
+    """Least common multiple of the reductions in timm's ``feature_info``, or ``default``."""
+    reductions = [int(i["reduction"]) for i in _feature_info(model) if i.get("reduction")]
+    return math.lcm(*reductions) if reductions else default
+
+
+def _feature_info(model: nn.Module) -> list[Mapping[str, Any]]:
+    info = getattr(model, "feature_info", None)
+    info = getattr(info, "info", info)
+    if not isinstance(info, Sequence):
+        return []
+    return [entry for entry in info if isinstance(entry, Mapping)]
+
+
+def _preset(
+    model: nn.Module, preset: str, modules: Mapping[str, nn.Module], label: str
+) -> list[str]:
+    if preset == "stages":
+        named = [str(i["module"]) for i in _feature_info(model) if i.get("module") in modules]
+        # A list never runs itself: its last module ends the stage.
+        lists = {n for n in named if isinstance(modules[n], nn.ModuleList) and len(modules[n])}
+        found = [f"{n}.{len(modules[n]) - 1}" if n in lists else n for n in named]
+        if found:
+            return found
+        warnings.warn(
+            f"{label} has no feature_info that names its stages; its blocks are probed instead",
+            ProbeWarning,
+            stacklevel=4,
+        )
+    if preset != "convs":
+        found = _blocks(model)
+        if len(found) > 1:
+            return found
+    return [name for name, module in modules.items() if isinstance(module, _CONVOLUTIONS)]
+
+
+def _blocks(model: nn.Module) -> list[str]:
+    found: list[str] = []
+
+    def composite(module: nn.Module) -> bool:
+        weighted = (
+            m
+            for m in module.modules()
+            if not any(True for _ in m.children()) and getattr(m, "weight", None) is not None
+        )
+        return sum(m.weight.ndim > 1 for m in weighted) > 1
+
+    def holds_blocks(module: nn.Module) -> bool:
+        return any(composite(child) for child in module.children())
+
+    def walk(module: nn.Module, prefix: str) -> None:
+        for key, child in module.named_children():
+            name = f"{prefix}{key}"
+            if not composite(child):
+                continue
+            if isinstance(child, _CONTAINERS):
+                inside = holds_blocks(child)
+            else:
+                inside = any(
+                    isinstance(c, _CONTAINERS) and holds_blocks(c) for c in child.children()
+                )
+            if inside:
+                walk(child, f"{name}.")
+            else:
+                found.append(name)
+
+    walk(model, "")
+    return found
+
+
+def _no_layer(pattern: str, modules: Mapping[str, nn.Module], label: str) -> str:
+    if not modules:
+        return f"no layer matches {pattern!r}: {label} has no submodules"
+    near = get_close_matches(pattern, modules, n=3, cutoff=0.7)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    shallow = [n for n in modules if n.count(".") <= 1]
+    there = ", ".join(shallow[:24]) + (", …" if len(modules) > 24 else "")
+    return (
+        f"no layer of {label} matches {pattern!r}: expected {', '.join(PRESETS)}, "
+        f"or names or globs among {there}.{hint}"
+    )

@@ -1,0 +1,5 @@
+from .calls import Call as Call
+from .mode import padding as padding
+from .rules import RULES as RULES
+from .rules import SIDES as SIDES
+from .rules import extend as extend

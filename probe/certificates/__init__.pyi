@@ -1,0 +1,10 @@
+from .certificate import CONTRAST as CONTRAST
+from .certificate import SINGLE_THRESHOLD as SINGLE_THRESHOLD
+from .certificate import THRESHOLD as THRESHOLD
+from .certificate import Certificate as Certificate
+from .certify import certify as certify
+from .certify import sources as sources
+from .inventory import COLUMNS as COLUMNS
+from .inventory import take_inventory as take_inventory
+from .prepare import prepare as prepare
+from .target import CertificationTarget as CertificationTarget

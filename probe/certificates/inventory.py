@@ -1,0 +1,81 @@
+"""The inventory: every place from which absolute position can enter a network.
+
+Padding is found by the border rules' own record of padded calls. Everything else is found by
+following, through one forward pass, which tensors depend on the image: where one that does *not*,
+but varies over places, meets one that does, position enters (position embeddings, relative
+biases, rotary factors, coordinates). Windows, token mixing and recurrences are recognised by what
+they do to a map. Names decide only what a find is called.
+
+A parameter counts also while it is 0, as training may change it. The one exception are the
+coordinates of an inflated network (:func:`probe.coordconv.inflate`): at weights of 0 it is the
+original, and has that network's sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..borders.mode import padding
+from ..variants.follower import PADDING, Follower
+
+COLUMNS = ["kind", "module", "function", "parameter", "kernel", "stride", "pad", "calls"]
+
+
+class double_precision(TorchFunctionMode):
+    """Keep a network that was converted to float64 from going back to float32 on the way."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.float:
+            return args[0].double()
+        args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+        kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        return func(*args, **kwargs)
+
+
+def take_inventory(model: nn.Module, x: Tensor, entry: str = "forward") -> pd.DataFrame:
+    """Run a model once and list where position can enter; see :func:`sources`.
+
+    Parameters
+    ----------
+    model : Module
+        In eval mode.
+    x : Tensor, shape (B, 3, H, W)
+        Normalised images, the fewer the faster.
+    entry : str
+        The method to call.
+
+    Returns
+    -------
+    DataFrame
+    """
+    with torch.no_grad(), padding("original") as borders, Follower(model, x) as follower:
+        getattr(model, entry)(x)
+    rows: list[dict[str, Any]] = []
+    for row in borders.padded.to_dict("records"):
+        rows.append({"kind": PADDING, "parameter": "", **row})
+    for source, calls in follower.found.items():
+        rows.append(
+            {
+                "kind": source.kind,
+                "module": source.module,
+                "function": source.function,
+                "parameter": source.parameter,
+                "kernel": None,
+                "stride": None,
+                "pad": None,
+                "calls": calls,
+            }
+        )
+    return pd.DataFrame(rows, columns=COLUMNS)

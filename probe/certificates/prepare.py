@@ -1,0 +1,174 @@
+"""A float64 copy of a network, prepared so that its borders show."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..backbones.backbone import Backbone, input_size, load_backbone
+from ..backbones.catalogue import known_model
+from ..backbones.choice import total_stride
+from ..backbones.probed import ProbedLayers, evaluating, probe_layers
+from ..errors import ProbeError
+from ..stimuli.leaves import Leaves
+from ..variants.canvas import exact_copy
+from .target import CertificationTarget, quietly
+
+NORM_SCALE = 0.3
+"""Scale of batch normalisations in networks built for certifying."""
+
+
+def prepare(
+    model: str | nn.Module | Backbone,
+    *,
+    weights: str = "random",
+    layers: str | Sequence[str] | ProbedLayers = "stages",
+    image_size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+) -> CertificationTarget:
+    """Build what :func:`certify` measures; see there."""
+    wanted = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if not isinstance(model, str):
+        backbone = model
+        if isinstance(model, nn.Module):
+            backbone = load_backbone(model, "given", seed=seed, device=device)
+        stride = total_stride(backbone.model)
+        size = wanted or input_size(backbone.config, stride)
+        return _subject(backbone, layers, size, seed)
+
+    known_model(model)
+    named = {"seed": seed, "device": device}
+    backbone = load_backbone(model, weights, image_size=wanted, **named)
+    stride = total_stride(backbone.model)
+    own = input_size(backbone.config, stride)
+    sizes = [wanted] if wanted else list(dict.fromkeys([min(_smallest(stride), own), own]))
+    subject: CertificationTarget | None = None
+    failure: ProbeError | None = None
+    for size in sizes:
+        try:
+            backbone = load_backbone(model, weights, image_size=size, **named)
+            if weights == "random":
+                expose_borders(backbone.model, seed)
+                images = Leaves(size, seed).batch("certificate", 1, 5)
+                calibrate_norms(backbone.model, backbone.normalise(images))
+            subject = _subject(backbone, layers, size, seed)
+        except ProbeError as error:
+            failure = failure or error
+            continue
+        # Pooling to a fixed number of places may divide the network's own image size.
+        if not subject.resampled_alone:
+            break
+    if subject is None:
+        raise failure
+    return subject
+
+
+def _smallest(stride: int) -> tuple[int, int]:
+    """Image size on which the deepest layer has at least 4 × 4 places."""
+    side = max(4, math.ceil(64 / stride)) * stride
+    return side, side
+
+
+def _subject(
+    backbone: Backbone, layers: str | Sequence[str] | ProbedLayers, size: tuple[int, int], seed: int
+) -> CertificationTarget:
+    images = Leaves(size, seed).batch("certificate", 0, 1)
+    failure: ProbeError | None = None
+    for candidate in (exact_copy(backbone), backbone):
+        with quietly(candidate.model):
+            x = candidate.normalise(images)
+            try:
+                if isinstance(layers, ProbedLayers):
+                    taps = layers.again(candidate.model, x, backbone.name)
+                else:
+                    taps = probe_layers(candidate.model, layers, x, backbone.name)
+                return CertificationTarget(candidate, taps, images, seed)
+            except ProbeError as error:
+                failure = failure or error
+    raise failure
+
+
+def expose_borders(model: nn.Module, seed: int = 0) -> None:
+    """Make what an initialisation sets to nearly 0 count, in place.
+
+    Scales (LayerScale, the last normalisation of a residual branch, gains) of at most 0.1 become
+    1; larger tensors that are all 0 (position embeddings, bias tables, last convolutions) become
+    normal with variance 1 / fan-in, where fan-in is the size of an entry along the first
+    dimension; biases stay.
+
+    Parameters
+    ----------
+    model : Module
+        With weights as initialised.
+    seed : int
+        Of the normal numbers.
+    """
+    stream = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.is_floating_point() or not parameter.numel():
+                continue
+            largest = float(parameter.abs().max())
+            scale = parameter.numel() == max(parameter.shape, default=1)
+            last = name.rpartition(".")[2]
+            if scale:
+                if largest <= 0.1 and not _is_bias(last):
+                    parameter.fill_(1.0)
+            elif largest == 0:
+                fan_in = parameter[0].numel()
+                drawn = torch.randn(parameter.shape, generator=stream) / math.sqrt(fan_in)
+                parameter.copy_(drawn.to(parameter))
+
+
+def calibrate_norms(model: nn.Module, x: Tensor) -> None:
+    """Give batch normalisations the statistics of some images, and a small scale, in place.
+
+    With what they are initialised to, deep networks with random weights are chaotic: activations
+    grow until gates saturate, and rounding grows with every block, beyond 1e-4 in float64 after
+    some hundred of them. Scales that are all the same become :data:`NORM_SCALE`, so that residual
+    branches add little to what they are added to.
+
+    Parameters
+    ----------
+    model : Module
+        Whose ``running_mean`` and ``running_var`` to set, each in the order of execution from
+        what the ones before it let through. Channels that hardly vary get a variance of 1/1000 of
+        the layer's mean, so that they are not blown up. A model that refuses the images stays as
+        it is.
+    x : Tensor, shape (B, 3, H, W)
+        Normalised images.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [(m, copy.deepcopy(m.state_dict()), m.momentum, m.training) for m in norms]
+
+    def floor(norm: _BatchNorm, *_: Any) -> None:
+        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 1000)
+
+    handles = [norm.register_forward_hook(floor) for norm in norms]
+    entry = getattr(model, "forward_features", model)
+    try:
+        with evaluating(model):
+            for norm in norms:
+                norm.training, norm.momentum = True, 1.0
+                if norm.weight is not None and bool((norm.weight == norm.weight[0]).all()):
+                    norm.weight.fill_(NORM_SCALE)
+            entry(x)
+    except Exception:  # whatever the model's author chose to raise; measuring will say so
+        for norm, state, _, _ in before:
+            norm.load_state_dict(state)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for norm, _, momentum, training in before:
+            norm.momentum, norm.training = momentum, training
+
+
+def _is_bias(name: str) -> bool:
+    return "bias" in name or name in ("beta", "shift", "cls_token", "mask_token", "dist_token")

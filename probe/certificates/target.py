@@ -1,0 +1,326 @@
+"""One network under certification: its shifts, residuals and first break."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..backbones.backbone import Backbone
+from ..backbones.choice import total_stride
+from ..backbones.layer import Layer, first_tensor
+from ..backbones.probed import ProbedLayers, describe, evaluating, hooked
+from ..errors import ProbeError, ProbeWarning
+from ..stimuli.source import stretch
+from ..variants.canvas import contact, find_margin
+from ..variants.follower import EMBEDDING, PADDING, RESAMPLING
+from ..variants.run import VariantRun, open_variant
+from ..variants.variant import Variant, parse_variant
+from .certificate import CONTRAST, SINGLE_THRESHOLD, THRESHOLD, Certificate, beside_padding, kinds
+from .inventory import double_precision, take_inventory
+
+
+@dataclass
+class CertificationTarget:
+    """A network ready to be certified under any variant; see :func:`prepare`.
+
+    Attributes
+    ----------
+    backbone : Backbone
+        A copy in float64 where that can be had.
+    taps : Taps
+        The layers to look at.
+    images : Tensor, shape (1, 3, H, W)
+        Tileable, in [0, 1].
+    seed : int
+        Of noise.
+    """
+
+    backbone: Backbone
+    taps: ProbedLayers
+    images: Tensor
+    seed: int = 0
+    _plain: _Measurement | None = None
+    _inventory: pd.DataFrame | None = None
+
+    @property
+    def inventory(self) -> pd.DataFrame:
+        """See :func:`sources`."""
+        if self._inventory is None:
+            with quietly(self.backbone.model):
+                x = self.backbone.normalise(self.images)
+                self._inventory = take_inventory(self.backbone.model, x, self.taps.entry)
+        return self._inventory
+
+    @property
+    def resampled_alone(self) -> bool:
+        """Whether uneven pooling or resizing is the one source of position besides padding."""
+        return set(self.inventory["kind"]) - {PADDING} == {RESAMPLING}
+
+    def certify(self, variant: Variant, margin: int | None = None) -> Certificate:
+        """Measure one variant; ``margin`` is that of a canvas."""
+        size = self.taps.layers[0].image_size
+        precision = str(self.backbone.dtype).removeprefix("torch.")
+        threshold = THRESHOLD if precision == "float64" else SINGLE_THRESHOLD
+        remaining = self._remaining(variant)
+        blank = Certificate(
+            math.nan,
+            False,
+            "",
+            threshold=threshold,
+            sources=remaining,
+            image_size=size,
+            precision=precision,
+        )
+        stride = total_stride(self.backbone.model)
+        with quietly(self.backbone.model):
+            if variant.canvas and margin is None:
+                margin, _ = find_margin(self.backbone, self.taps, stride)
+            try:
+                seen = open_variant(self.backbone, variant, self.taps, self.images, margin or 0)
+            except ProbeError as error:
+                if not beside_padding(remaining):
+                    raise
+                reason = f"can't be run: {error}; there remain {kinds(remaining)}"
+                return replace(blank, reason=reason)
+            shift, fault = _shift(seen.layers, self.taps.layers, size, stride)
+            if fault:
+                more = f"; there remain {kinds(remaining)}" if beside_padding(remaining) else ""
+                return replace(blank, reason=fault + more)
+            touch = contact(self.backbone, seen, self.images) if variant.canvas else None
+            plain = VariantRun(parse_variant("original"), self.taps, self.taps.layers)
+            if variant.name == "original" or self._plain is None or self._plain.shift != shift:
+                watch = threshold if variant.name == "original" else None
+                self._plain = self._measure(plain, shift, watch)
+            found = self._plain
+            if variant.name != "original":
+                found = self._measure_closely(seen, shift, threshold, remaining)
+        return self._judge(
+            replace(
+                blank,
+                residual=found.residual,
+                layers=found.layers,
+                shift=found.shift,
+                contrast=self._plain.residual,
+                first_break=found.first_break,
+                contact=touch,
+                margin=seen.margin,
+            )
+        )
+
+    def _judge(self, measured: Certificate) -> Certificate:
+        """Say whether what was measured passes, and why."""
+        passed, first = measured.residual <= measured.threshold, None
+        reason = "every layer that was looked at is translation equivariant"
+        if math.isnan(measured.residual):
+            reason = "not defined: features are not finite"
+        elif not passed:
+            broken = (n for n, r in measured.layers.items() if not r <= measured.threshold)
+            first = measured.first_break or next(broken)
+            reason = f"position enters at or before {first}"
+            if measured.sources:
+                reason += f": {kinds(measured.sources)}"
+        elif beside_padding(measured.sources):
+            passed = False
+            reason = (
+                f"inconclusive: there remain {kinds(measured.sources)}, which a shift of "
+                f"{measured.shift[0]} × {measured.shift[1]} pixels or these weights hide"
+            )
+        elif not self._pads():
+            reason += "; nothing pads"
+        elif not measured.contrast >= CONTRAST:
+            passed = False
+            reason = (
+                "inconclusive: with its own padding the network's residual (contrast) is only "
+                f"{measured.contrast:.1e}, at least {CONTRAST:.0e} is needed, so that these "
+                "weights hide borders; use trained weights, or raise factors such as LayerScale"
+            )
+        if measured.contact:
+            reason += f"; padding reaches the probed region, contact {measured.contact:.1e}"
+        return replace(measured, passed=passed, reason=reason, first_break=first)
+
+    def _measure_closely(
+        self, seen: VariantRun, shift: tuple[int, int], threshold: float, remaining: Sequence[str]
+    ) -> _Measurement:
+        """Measure; where it fails, with another shift if that may do, and module by module."""
+        found = self._measure(seen, shift)
+        if found.residual <= threshold:
+            return found
+        doubled = (2 * shift[0], 2 * shift[1])
+        sides = zip(self.taps.layers[0].image_size, doubled, strict=True)
+        if not remaining and all(pixels % d == 0 and pixels > d for pixels, d in sides):
+            # Some layers halve a map and double it again, within a block.
+            again = self._measure(seen, doubled)
+            if again.residual <= threshold:
+                return again
+        return self._measure(seen, shift, threshold)
+
+    def _pads(self) -> bool:
+        return bool((self.inventory["kind"] == PADDING).any())
+
+    def _remaining(self, variant: Variant) -> tuple[str, ...]:
+        """Sources that the variant leaves in place, as ``kind: module``."""
+        table = self.inventory
+        if variant.removes_padding:
+            table = table[table["kind"] != PADDING]
+        if variant.embedding == "no_pos_embed":
+            table = table[table["kind"] != EMBEDDING]
+        named = [
+            f"{row.kind}: {row.module or type(self.backbone.model).__name__}"
+            for row in table.itertuples()
+        ]
+        return tuple(dict.fromkeys(named))
+
+    # ------------------------------------------------------------ measuring
+
+    def _pair(self, seen: VariantRun, shift: tuple[int, int]) -> Tensor:
+        moved = torch.roll(self.images, shift, (2, 3))
+        return stretch(torch.cat([self.images, moved]), seen.margin)
+
+    def _measure(
+        self, seen: VariantRun, shift: tuple[int, int], watch: float | None = None
+    ) -> _Measurement:
+        """Residual of each layer, from one pass over an image and its shifted copy.
+
+        With a threshold to ``watch``, also the first of all modules whose residual is above it.
+        """
+        residuals: dict[str, float] = {}
+        strides = {layer.name: layer for layer in self.taps.layers}
+
+        def compare(layer: Layer, features: Tensor) -> None:
+            before = strides.get(layer.name, layer)
+            residuals[layer.name] = _residual(features, shift, layer, before)
+
+        broken: list[str] = []
+        with ExitStack() as stack:
+            if watch is not None and seen.variant.torus:
+                names = [
+                    name
+                    for name, module in self.backbone.model.named_modules()
+                    if name and not isinstance(module, torch.jit.ScriptModule)  # takes no hooks
+                ]
+                look = partial(self._look, seen, shift, watch, broken)
+                stack.enter_context(hooked(self.backbone.model, names, look))
+            out = seen.run(self.backbone, self._pair(seen, shift), compare, seed=self.seed)
+        if isinstance(out, Tensor) and seen.variant.torus and not seen.margin:
+            size = self.taps.layers[0].image_size
+            layer = describe(self.backbone.model, "output", 0, tuple(out.shape), 2, size)
+            if layer is not None and max(layer.places) > 1 and _whole_places(layer, shift):
+                compare(layer, layer.canonical(out))
+        ordered = {layer.name: residuals[layer.name] for layer in seen.layers} | residuals
+        values = list(ordered.values())
+        residual = math.nan if any(map(math.isnan, values)) else max(values)
+        return _Measurement(residual, ordered, shift, next(iter(broken), None))
+
+    def _look(
+        self,
+        seen: VariantRun,
+        shift: tuple[int, int],
+        threshold: float,
+        broken: list[str],
+        name: str,
+        output: Any,
+    ) -> None:
+        """Note a module if it is the first whose output does not move with the image."""
+        tensor = first_tensor(output, 2)
+        if broken or tensor is None or not tensor.is_floating_point():
+            return
+        size, inner = seen.taps.layers[0].image_size, self.taps.layers[0].image_size
+        layer = describe(self.backbone.model, name, 0, tuple(tensor.shape), 2, size)
+        if layer is None or layer.height * layer.width == 1:
+            return
+        features = layer.canonical(tensor)
+        if seen.margin:
+            sides = zip((layer.height, layer.width), inner, size, strict=True)
+            height, width = (cells * probed // pixels for cells, probed, pixels in sides)
+            if not height or not width:
+                return
+            top, left = (layer.height - height) // 2, (layer.width - width) // 2
+            features = features.narrow(2, top, height).narrow(3, left, width)
+            layer = replace(layer, height=height, width=width, image_size=inner)
+        if (
+            _whole_places(layer, shift)
+            and not _residual(features, shift, layer, layer) <= threshold
+        ):
+            broken.append(name)
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    residual: float
+    layers: Mapping[str, float]
+    shift: tuple[int, int]
+    first_break: str | None = None
+
+
+@contextmanager
+def quietly(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, no cautions; a network in float64 stays in it."""
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", ProbeWarning)
+        if any(p.dtype == torch.float64 for p in model.parameters()):
+            stack.enter_context(double_precision())
+        yield
+
+
+def _residual(features: Tensor, shift: tuple[int, int], layer: Layer, original: Layer) -> float:
+    """``max |f(roll x) − roll f(x)| / max |f(x)|`` for features of x and of roll x.
+
+    Without padding there is no ring: what has moved out of sight is left out.
+    """
+    before, after = features[:1], features[1:]
+    scale = float(before.abs().max())
+    height, width = layer.image_size
+    if layer.inset != (0.0, 0.0):
+        down, right = shift[0] * original.height // height, shift[1] * original.width // width
+        if down >= layer.height or right >= layer.width:
+            return math.nan
+        before = before[..., : layer.height - down, : layer.width - right]
+        after = after[..., down:, right:]
+    else:
+        moves = (shift[0] * layer.height // height, shift[1] * layer.width // width)
+        before = torch.roll(before, moves, (2, 3))
+    apart = float((after - before).abs().max())
+    return apart / scale if scale else apart
+
+
+def _whole_places(layer: Layer, shift: tuple[int, int]) -> bool:
+    sides = zip(shift, (layer.height, layer.width), layer.image_size, strict=True)
+    return all((s * cells) % pixels == 0 for s, cells, pixels in sides)
+
+
+def _shift(
+    layers: Sequence[Layer], original: Sequence[Layer], size: tuple[int, int], stride: int
+) -> tuple[tuple[int, int], str]:
+    """Smallest shift in pixels that is a whole number of places in every layer."""
+    steps = []
+    for axis, word in enumerate(("rows", "columns")):
+        pixels = size[axis]
+        # A network may go through larger strides than its probed layers show.
+        step = stride if pixels % stride == 0 and pixels > stride else 1
+        for layer, before in zip(layers, original, strict=True):
+            shown = before if layer.inset != (0.0, 0.0) else layer
+            cells = (shown.height, shown.width)[axis]
+            if pixels % cells:
+                return (0, 0), (
+                    f"not defined: the {cells} {word} of {layer.name} do not divide the image's "
+                    f"{pixels}, so that no shift moves it by whole places"
+                )
+            step = math.lcm(step, pixels // cells)
+        if step >= pixels:
+            return (0, 0), (
+                f"not defined: the probed layers have a common stride of {step} pixels and the "
+                f"image only {pixels} {word}; choose a larger image size"
+            )
+        steps.append(step)
+    return (steps[0], steps[1]), ""

@@ -1,0 +1,83 @@
+"""The command `probe`, and what its commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+from ..errors import ProbeError
+from ..report.index import write_index
+from ..results import load
+
+app = typer.Typer(
+    name="probe",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Which layers of a pretrained network know where they are, and how much of that comes "
+    "from padding?",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"probe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def one_by_one(names: Sequence[str], work: Callable[[str], None], *, again: bool = True) -> None:
+    """Do something for one model after another; go on with the others where one of them fails.
+
+    Ends with status 1 if some of several failed, named once more if ``again``; with 130 after
+    Ctrl-C.
+    """
+    failures: list[tuple[str, str]] = []
+    for name in names:
+        try:
+            work(name)
+        except KeyboardInterrupt:
+            typer.echo("\nInterrupted. What was finished is kept in the output folder.", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:  # whatever it is, the other models still have their turn
+            if len(names) == 1:
+                raise
+            reason = str(error)
+            if not isinstance(error, ProbeError):
+                reason = f"{type(error).__name__}: {' '.join(reason.split())[:200]}"
+            typer.echo(f"{name}: error: {reason}", err=True)
+            failures.append((name, reason))
+    if failures and again:
+        typer.echo(f"{len(failures)} of {len(names)} models failed:", err=True)
+        for name, reason in failures:
+            typer.echo(f"  {name}: {reason}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+def write_again(folder: Path, out: Path) -> None:
+    """Bring the report in a folder up to date with what lies beside it."""
+    if (folder / "run.json").exists():
+        load(folder).to_html(folder / "report.html")
+        write_index(out)
+        typer.echo(f"Report: {folder / 'report.html'}")
+
+
+def aligned(lines: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        yield "  ".join(cells).rstrip()

@@ -1,0 +1,45 @@
+"""Where the command starts."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from ..errors import ProbeError, ProbeWarning
+from . import analyses, networks, run, studies  # noqa: F401  which register commands
+from .app import app
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show Probe's cautions as one line each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ProbeWarning)
+        show = warnings.showwarning
+
+        def line(message: Any, category: Any, *rest: Any, **named: Any) -> None:
+            if issubclass(category, ProbeWarning):
+                typer.echo(f"warning: {message}", err=True)
+            else:
+                show(message, category, *rest, **named)
+
+        warnings.showwarning = line
+        yield
+
+
+def main() -> None:
+    """Run the command; explain what can't be done in one sentence and exit with status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        with _plain_warnings():
+            app()
+    except ProbeError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,241 @@
+"""The coordinate tasks as a study: many trainings, one table."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ..errors import ProbeError, one_of, whole_number
+from ..files import write_files
+from ..machine import device_name, pick_device, versions
+from ..studies import Cell, Outcome, Study, over_seeds, pick_workers, run_cells
+from .networks import PADDINGS
+from .tasks import KEYS, METRICS, NETWORKS, PADDING_WORDS, SPLITS, TASKS, score_text
+from .training import FULL, QUICK, train_network, training_cell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class CoordConvStudy(Study):
+    """What the coordinate tasks found: a :class:`probe.studies.Study`.
+
+    ``table`` has the columns :data:`KEYS`, ``parameters``, ``subset`` (train, test), ``metric`` and
+    ``value``; ``curves`` the columns :data:`KEYS`, ``step``, ``seconds``, ``subset``, ``metric``
+    and ``value``; ``arrays`` a map (56, 56) for each cell, the leading metric at every centre.
+    """
+
+    @property
+    def means(self) -> pd.DataFrame:
+        """Leading metric of each task, averaged over seeds; see :func:`over_seeds`."""
+        leading = self.table["metric"] == self.table["task"].map(lambda t: METRICS[t][0])
+        return over_seeds(self.table[leading], [*KEYS[:-1], "subset", "metric"])
+
+    def summary(self) -> list[str]:
+        """Say it in sentences."""
+        return list(_summary(self.means))
+
+    def plot_curves(self, task: str = "classification") -> Figure:
+        """Draw train and test scores of a task over steps and over wall time."""
+        from .page import plot_curves
+
+        return plot_curves(self, task)
+
+    def plot_maps(self, task: str = "classification", seed: int | None = None) -> Figure:
+        """Draw the score at every centre: where a network generalises to."""
+        from .page import plot_maps
+
+        return plot_maps(self, task, seed)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write a page that needs nothing else.
+
+        Raises
+        ------
+        ProbeError
+            If the file can't be written.
+        """
+        from .page import page
+
+        path = Path(path)
+        write_files(path.parent, {path.name: page(self).encode()})
+        return path
+
+
+def run_tasks(
+    tasks: str | Sequence[str] = tuple(TASKS),
+    splits: str | Sequence[str] = tuple(SPLITS),
+    networks: str | Sequence[str] = NETWORKS,
+    paddings: str | Sequence[str] = PADDINGS,
+    *,
+    seeds: int = 3,
+    quick: bool = False,
+    epochs: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: bool = True,
+    folder: str | Path | None = None,
+) -> CoordConvStudy:
+    """Train CoordConv and plain networks on the coordinate tasks of Not-so-Clevr.
+
+    Parameters
+    ----------
+    tasks, splits, networks : str or sequence of str
+        Any of :data:`~probe.coordconv.tasks.TASKS`, :data:`~probe.coordconv.tasks.SPLITS` and
+        :data:`NETWORKS`.
+    paddings : str or sequence of str
+        Of plain networks, any of :data:`~probe.coordconv.networks.PADDINGS`: as published, as a
+        torus, or none. A plain network that paints starts from a single place, on which the last
+        two are the same function; it is trained once for both.
+    seeds : int
+        How many, of weights, batches and uniform splits.
+    quick : bool
+        Take the profiles :data:`QUICK` in place of :data:`FULL`: all seeds with CoordConv and with
+        zero padding, one with ``circular`` and ``valid``.
+    epochs : float, optional
+        In place of the profiles'.
+    seed : int
+        The first one.
+    device : str
+        ``auto``: CUDA where there is one, else the CPU.
+    workers : int, optional
+        How many networks are trained side by side, each on one thread; outcomes don't depend on it.
+        By default as many as there are cores, and one on a GPU.
+    progress : bool
+        Show a bar.
+    folder : str or Path, optional
+        Where each network's outcome is kept as soon as it is there; a study with the same options
+        that lies there is gone on with.
+
+    Returns
+    -------
+    CoordConvStudy
+
+    Raises
+    ------
+    ProbeError
+        If there is no such task, split, network or padding, or a number is not what it should be.
+
+    Notes
+    -----
+    It differs from the paper in this: batches are small, training is short and one-cycle, plain
+    networks are one architecture each in place of a search over many; the paper trains up to
+    4,000 seconds on a GPU. Steps are equal for all networks of a task and split.
+
+    References
+    ----------
+    Liu et al. (2018), arXiv 1807.03247, sections 2 and 4.
+    """
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    tasks, splits = _chosen(tasks, TASKS, "task"), _chosen(splits, SPLITS, "split")
+    networks = _chosen(networks, NETWORKS, "network")
+    paddings = _chosen(paddings, PADDINGS, "padding")
+    whole_number(seeds, "seeds", 1)
+    whole_number(seed, "seed", 0)
+    if epochs is not None and not (isinstance(epochs, int | float) and 0 < epochs < math.inf):
+        raise ProbeError(f"epochs: expected a number above 0, got {epochs!r}")
+    profiles = QUICK if quick else FULL
+    if epochs is not None:
+        profiles = {task: replace(profile, epochs=epochs) for task, profile in profiles.items()}
+    where = pick_device(device)
+    workers = pick_workers(workers, where)
+    cells = [
+        training_cell(profiles[task], task, split, network, rule, seed + number)
+        for number in range(seeds)
+        for task in tasks
+        for split in splits
+        for network, rule in _variants(task, networks, paddings)
+        if number == 0 or not quick or rule in ("none", "zeros")
+    ]
+    made = {"device": device_name(where, threads=1), "versions": versions()}
+    outcomes = run_cells(
+        cells,
+        partial(train_network, device=where),
+        folder,
+        made=made,
+        workers=workers,
+        description="coordconv",
+        progress=progress,
+    )
+    cells, outcomes = _with_copies(cells, outcomes, paddings)
+    provenance = {
+        "profile": "quick" if quick else "full",
+        "options": {
+            "tasks": tasks,
+            "splits": splits,
+            "networks": networks,
+            "paddings": paddings,
+            "seeds": seeds,
+            "seed": seed,
+            "epochs": epochs,
+        },
+        "profiles": {task: asdict(profiles[task]) for task in tasks},
+        **made,
+        "workers": workers,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - clock, 1),
+        "training_seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
+    }
+    return CoordConvStudy.of(cells, outcomes, KEYS, provenance)
+
+
+def _chosen(names: str | Sequence[str], known: Iterable[str], what: str) -> list[str]:
+    listed = [names] if isinstance(names, str) else list(names)
+    if not listed:
+        raise ProbeError(f"{what}s: expected at least one of {', '.join(known)}")
+    return [one_of(name, known, what) for name in dict.fromkeys(listed)]
+
+
+def _variants(
+    task: str, networks: Sequence[str], paddings: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Networks of a task and their paddings, leaving out what would be trained twice."""
+    if "coordconv" in networks:
+        yield "coordconv", "none"
+    if "plain" in networks:
+        for rule in paddings:
+            if rule != "valid" or task == "regression":
+                yield "plain", rule
+            elif "circular" not in paddings:
+                yield "plain", "circular"
+
+
+def _with_copies(
+    cells: Sequence[Cell], outcomes: Sequence[Outcome], paddings: Sequence[str]
+) -> tuple[list[Cell], list[Outcome]]:
+    """Put in what a plain painter is without padding: what it is on a torus."""
+    every = []
+    for cell, outcome in zip(cells, outcomes, strict=True):
+        own = cell["network"] == "plain" and cell["padding"] == "circular"
+        painter = own and cell["task"] != "regression"
+        if not painter or "circular" in paddings:
+            every.append((cell, outcome))
+        if painter and "valid" in paddings:
+            every.append(({**cell, "padding": "valid"}, outcome))
+    return [cell for cell, _ in every], [outcome for _, outcome in every]
+
+
+def _summary(means: pd.DataFrame) -> Iterator[str]:
+    rows = means.set_index(["task", "network", "padding", "split", "subset"]).sort_index()
+    for task, found in means.groupby("task", sort=False):
+        metric = METRICS[task][0]
+        for network, rule in dict.fromkeys(zip(found["network"], found["padding"], strict=True)):
+            said = []
+            for split in dict.fromkeys(found["split"]):
+                both = rows.loc[(task, network, rule, split)]
+                train, test = (score_text(metric, both.loc[s, "value"]) for s in ("train", "test"))
+                worst = both.loc["test", "most" if metric == "error_px" else "least"]
+                many = both.loc["test", "seeds"] > 1
+                seeds = f" (worst seed {score_text(metric, worst)})" * bool(many)
+                said.append(f"{split}: {train} in training, {test} in test{seeds}")
+            name = "CoordConv" if network == "coordconv" else f"plain, {PADDING_WORDS[rule]}"
+            yield f"{task.capitalize()}, {name}: {'; '.join(said)}."

@@ -1,0 +1,119 @@
+"""Settings of the instance experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .scenes import CLASSES, STUFF, OrdinaryScenes, Scenes, TwinScenes
+
+TASKS: dict[str, str] = {
+    "semantic": "a class for every pixel, by cross-entropy",
+    "instance": "an embedding for every pixel, by the discriminative loss; clusters of it, on the "
+    "true foreground, are the objects",
+    "panoptic": "both heads trained together; clusters on the predicted foreground, each of the "
+    "class that most of its pixels have",
+}
+"""Tasks, and what they are."""
+
+SCENES: dict[str, str] = {
+    "twins": "2 × 2 exact copies of one thing on a torus",
+    "ordinary": "three to six things of several classes at random places",
+    "large": "8 copies in a row, on a canvas four times as wide as the receptive field",
+}
+"""Kinds of scenes, and what they are."""
+
+KEYS = ["scenes", "task", "borders", "seed"]
+"""Columns that tell cells apart."""
+
+LEADING: dict[str, str] = {"semantic": "mean_iou", "instance": "pair_f1", "panoptic": "quality"}
+"""Leading score of each task."""
+
+FLOOR = 9.0
+"""Distance term of copies that coincide: (2 δ_dist)²."""
+
+SHOWN = 4
+"""Test scenes whose pictures are kept."""
+
+THINGS = range(len(STUFF), len(CLASSES))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How networks are trained.
+
+    Attributes
+    ----------
+    steps : int
+        Of Adam, with a one-cycle learning rate.
+    batch : int
+        Scenes of a step.
+    train_scenes, test_scenes : int
+        How many there are.
+    learning_rate : float
+        At its peak.
+    clip : float
+        Largest norm of a gradient.
+    """
+
+    steps: int
+    batch: int = 8
+    train_scenes: int = 1024
+    test_scenes: int = 64
+    learning_rate: float = 0.01
+    clip: float = 0.3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Scenes and the network for them.
+
+    Attributes
+    ----------
+    image_size : (int, int)
+        Height and width in pixels.
+    shifts : tuple of (int, int) or None
+        Of twin scenes.
+    dilations : tuple of int
+        Of the network's convolutions.
+    """
+
+    image_size: tuple[int, int]
+    dilations: tuple[int, ...]
+    shifts: tuple[tuple[int, int], ...] | None = None
+
+    def source(self, kind: str, seed: int) -> Scenes:
+        """Return the scenes."""
+        if kind == "ordinary":
+            return OrdinaryScenes(self.image_size, seed)
+        return TwinScenes(self.image_size, seed, shifts=self.shifts)
+
+
+SETTINGS: dict[str, Setting] = {
+    "twins": Setting((24, 24), (1, 2, 4, 8, 4, 2)),
+    "ordinary": Setting((40, 40), (1, 2, 4, 8, 4, 2)),
+    "large": Setting((16, 128), (1, 1, 2, 4, 4, 2), ((0, 16),)),
+}
+"""The setting of each kind of scenes."""
+
+QUICK: dict[str, Profile] = {
+    "twins": Profile(steps=600),
+    "ordinary": Profile(steps=400, train_scenes=512),
+    "large": Profile(steps=400, batch=4, train_scenes=256),
+}
+"""Under 10 minutes on 2 cores, with three seeds; ordinary and large scenes with one."""
+
+FULL: dict[str, Profile] = {
+    "twins": Profile(steps=2000, train_scenes=4096, test_scenes=256),
+    "ordinary": Profile(steps=4000, train_scenes=4096, test_scenes=256),
+    "large": Profile(steps=1500, train_scenes=1024, test_scenes=128),
+}
+"""Longer, with all seeds on all scenes."""
+
+BORDER_WORDS: dict[str, str] = {
+    "circular": "circular padding",
+    "canvas": "a canvas",
+    "zeros": "zero padding",
+    "reflect": "reflect padding",
+    "coordconv": "coordinates",
+}
+"""What borders are called."""

@@ -1,0 +1,264 @@
+"""The instance experiment as a study: many trainings, one table."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ..errors import ProbeError, one_of, whole_number
+from ..files import write_files
+from ..machine import device_name, pick_device, versions
+from ..studies import Study, over_seeds, pick_workers, run_cells
+from ..text import number_text
+from .networks import BORDERS
+from .settings import BORDER_WORDS, FLOOR, FULL, KEYS, QUICK, SCENES, SETTINGS, TASKS
+from .training import train_network
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class InstanceStudy(Study):
+    """What the instance experiment found: a :class:`probe.studies.Study`.
+
+    ``table`` has the columns :data:`KEYS`, ``metric``, ``distance`` (pixels from the nearest edge
+    on the left or right; NaN for scores of whole scenes), ``objects`` (how many lie at that
+    distance; of whole scenes, in all) and ``value``; ``curves`` the columns
+    :data:`KEYS`, ``step``, ``seconds`` and ``loss``; ``arrays`` pictures of some test scenes.
+    """
+
+    @property
+    def means(self) -> pd.DataFrame:
+        """Scores of whole scenes, averaged over seeds; see :func:`probe.studies.over_seeds`."""
+        whole = self.table[self.table["distance"].isna()]
+        return over_seeds(whole, [*KEYS[:-1], "metric"])
+
+    @property
+    def by_distance(self) -> pd.DataFrame:
+        """Share of objects that are found, by distance from the nearest edge, over seeds."""
+        rows = self.table[self.table["distance"].notna()]
+        return over_seeds(rows, [*KEYS[:-1], "metric", "distance"])
+
+    def summary(self) -> list[str]:
+        """Say it in sentences."""
+        return list(_summary(self))
+
+    def plot_losses(self, scenes: str = "twins") -> Figure:
+        """Draw the loss of the instance task over steps, a line for each border."""
+        from .page import plot_losses
+
+        return plot_losses(self, scenes)
+
+    def plot_distance(self) -> Figure:
+        """Draw which copies are told apart, by distance from the edge."""
+        from .page import plot_distance
+
+        return plot_distance(self)
+
+    def plot_scenes(self, scenes: str = "twins", task: str = "instance") -> Figure:
+        """Draw test scenes: image, truth, and each border's embedding and clusters."""
+        from .page import plot_scenes
+
+        return plot_scenes(self, scenes, task)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write a page that needs nothing else.
+
+        Raises
+        ------
+        ProbeError
+            If the file can't be written.
+        """
+        from .page import page
+
+        path = Path(path)
+        write_files(path.parent, {path.name: page(self).encode()})
+        return path
+
+
+def run_instances(
+    scenes: str | Sequence[str] = tuple(SCENES),
+    borders: str | Sequence[str] = BORDERS,
+    tasks: str | Sequence[str] = tuple(TASKS),
+    *,
+    seeds: int = 3,
+    quick: bool = False,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: bool = True,
+    folder: str | Path | None = None,
+) -> InstanceStudy:
+    r"""Train one small network to segment scenes, with every border and for every task.
+
+    Objects that are exact copies of one another, on a sub-lattice of a torus, look the same to an
+    equivariant network: it gives them one embedding, and the distance term of its loss stays at
+    :math:`(2 δ_{dist})^2 = 9`. Telling them apart takes position; their class doesn't.
+
+    Parameters
+    ----------
+    scenes, borders, tasks : str or sequence of str
+        Any of :data:`SCENES`, :data:`~probe.instances.networks.BORDERS` and :data:`TASKS`. On
+        large scenes there is the instance task alone.
+    seeds : int
+        How many, of scenes, weights and batches.
+    quick : bool
+        Take the profiles :data:`QUICK` in place of :data:`FULL`: all seeds on twin scenes, one on
+        the others.
+    steps : int, optional
+        In place of the profiles'.
+    seed : int
+        The first one.
+    device : str
+        ``auto``: CUDA where there is one, else the CPU.
+    workers : int, optional
+        How many networks are trained side by side, each on one thread; outcomes don't depend on it.
+        By default as many as there are cores, and one on a GPU.
+    progress : bool
+        Show a bar.
+    folder : str or Path, optional
+        Where each network's outcome is kept as soon as it is there; a study with the same options
+        that lies there is gone on with.
+
+    Returns
+    -------
+    InstanceStudy
+
+    Raises
+    ------
+    ProbeError
+        If there are no such scenes, borders or task, or a number is not what it should be.
+
+    References
+    ----------
+    De Brabandere, Neven, Van Gool (2017), arXiv 1708.02551, for the loss; Kirillov et al. (2019),
+    arXiv 1801.00868, for the panoptic task.
+    """
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    scenes = _chosen(scenes, SCENES, "scenes")
+    borders, tasks = _chosen(borders, BORDERS, "borders"), _chosen(tasks, TASKS, "tasks")
+    whole_number(seeds, "seeds", 1)
+    whole_number(seed, "seed", 0)
+    if steps is not None:
+        whole_number(steps, "steps", 2)
+    profiles = QUICK if quick else FULL
+    where = pick_device(device)
+    workers = pick_workers(workers, where)
+    cells = [
+        {
+            "scenes": kind,
+            "task": task,
+            "borders": border,
+            "seed": seed + number,
+            **asdict(SETTINGS[kind]),
+            **asdict(profiles[kind]),
+            **({} if steps is None else {"steps": steps}),
+        }
+        for kind in scenes
+        for number in range(seeds if kind == "twins" or not quick else 1)
+        for task in tasks
+        if kind != "large" or task == "instance"
+        for border in borders
+    ]
+    if not cells:
+        raise ProbeError("tasks: large scenes have the task instance alone")
+    made = {"device": device_name(where, threads=1), "versions": versions()}
+    outcomes = run_cells(
+        cells,
+        partial(train_network, device=where),
+        folder,
+        made=made,
+        workers=workers,
+        description="instances",
+        progress=progress,
+    )
+    provenance = {
+        "profile": "quick" if quick else "full",
+        "options": {
+            "scenes": scenes,
+            "borders": borders,
+            "tasks": tasks,
+            "seeds": seeds,
+            "seed": seed,
+            "steps": steps,
+        },
+        "profiles": {kind: asdict(profiles[kind]) for kind in scenes},
+        "settings": {kind: asdict(SETTINGS[kind]) for kind in scenes},
+        "reach": {kind: sum(SETTINGS[kind].dilations) for kind in scenes},
+        **made,
+        "workers": workers,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - clock, 1),
+        "training_seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
+    }
+    return InstanceStudy.of(cells, outcomes, KEYS, provenance)
+
+
+def _chosen(names: str | Sequence[str], known: Iterable[str], what: str) -> list[str]:
+    listed = [names] if isinstance(names, str) else list(names)
+    if not listed:
+        raise ProbeError(f"{what}: expected at least one of {', '.join(known)}")
+    return [one_of(name, known, what) for name in dict.fromkeys(listed)]
+
+
+def _summary(study: InstanceStudy) -> Iterator[str]:
+    means = study.means.set_index(["scenes", "task", "borders", "metric"]).sort_index()
+
+    def said(scenes: str, task: str, metric: str, form: str = ".2f") -> str:
+        values = [
+            f"{number_text(means.loc[(scenes, task, b, metric), 'value'], form)} with {words}"
+            for b, words in BORDER_WORDS.items()
+            if (scenes, task, b, metric) in means.index
+        ]
+        return ", ".join(values)
+
+    kinds = [kind for kind in SCENES if kind in set(study.table["scenes"])]
+    for kind in kinds:
+        tasks = [t for t in TASKS if t in set(study.table[study.table["scenes"] == kind]["task"])]
+        name = {"twins": "Twin scenes", "ordinary": "Ordinary scenes", "large": "Large scenes"}
+        if "instance" in tasks:
+            chance = study.table[
+                (study.table["scenes"] == kind) & (study.table["metric"] == "chance_pair_f1")
+            ]["value"].mean()
+            yield (
+                f"{name[kind]}, objects: pairwise F1 {said(kind, 'instance', 'pair_f1')}; one "
+                f"cluster for all scores {number_text(chance)}."
+            )
+            if kind == "twins":
+                yield (
+                    f"Their loss ends at {said(kind, 'instance', 'loss', '.3f')}; copies of one "
+                    f"embedding cost (2 δ_dist)² = {FLOOR:.0f}."
+                )
+        if "semantic" in tasks:
+            yield (f"{name[kind]}, classes: mean IoU {said(kind, 'semantic', 'mean_iou', '.3f')}.")
+        if "panoptic" in tasks:
+            yield f"{name[kind]}, both: panoptic quality {said(kind, 'panoptic', 'quality')}."
+    if "large" in kinds:
+        yield from _reach_sentences(study)
+
+
+def _reach_sentences(study: InstanceStudy) -> Iterator[str]:
+    reach = study.provenance["reach"]["large"]
+    rows = study.table[study.table["distance"].notna()]
+    rows = rows[(rows["scenes"] == "large") & (rows["task"] == "instance")]
+    said = []
+    for border, words in BORDER_WORDS.items():
+        mine = rows[rows["borders"] == border]
+        parts = mine[mine["distance"] < reach], mine[mine["distance"] >= reach]
+        if all(map(len, parts)):
+            shares = (np.average(part["value"], weights=part["objects"]) for part in parts)
+            said.append("{:.0f} and {:.0f} % with {}".format(*(100 * s for s in shares), words))
+    if said:
+        yield (
+            f"Of copies nearer to the edge than the reach of {reach} px, and of those farther, "
+            f"are found {', '.join(said)}."
+        )

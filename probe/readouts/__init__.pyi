@@ -1,0 +1,11 @@
+from .base import FOLDS as FOLDS
+from .base import READOUTS as READOUTS
+from .base import Readout as Readout
+from .moments import Moments as Moments
+from .posenet import PoseNet as PoseNet
+from .ridge import LinearMap as LinearMap
+from .ridge import Ridge as Ridge
+from .ridge import Statistics as Statistics
+from .ridge import fit_ridge as fit_ridge
+from .ridge import solve_ridge as solve_ridge
+from .softmax import Softmax as Softmax

@@ -1,0 +1,280 @@
+r"""Readouts: heads that predict position targets from a layer's features.
+
+One interface for all (:class:`Readout`): fit from what streaming gives, predict maps. Each is also
+an estimator of its own, in the style of scikit-learn.
+
+- :class:`Ridge`: linear, in closed form from position moments. With standardised features
+  :math:`z` (mean 0, variance 1 by channel), correlation matrix :math:`R = E[z z^T]` and
+  :math:`c = E[z (t - \bar t)]`,
+
+  .. math:: v = (R + α I)^{-1} c,
+
+  the minimiser of :math:`E[(v^T z + \bar t - t)^2] + α \|v\|^2`, means being taken over images and
+  places. α is chosen for each target by cross-validation over folds of images; the held-out error
+  of a fold follows from that fold's own moments.
+- :class:`PoseNet`: the published protocol (Islam, Jia, Bruce 2020).
+- :class:`Softmax`: position as classification over a grid of cells (Liu et al. 2018).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from ..errors import ProbeError
+
+READOUTS: tuple[str, ...] = ("ridge", "posenet", "softmax")
+"""Names of the readouts."""
+
+FOLDS = 4
+"""Folds of training images for cross-validation."""
+
+_SHARE_OF_MEMORY = 0.5  # of the machine's, that a readout may fill
+
+
+class Readout(ABC):
+    """Predicts position targets from features, with the same head at every place.
+
+    ``partial_fit`` takes features as they stream by, ``solve`` fits to targets: these are maps
+    over places, the same for every image, and need not be known before. ``fit`` does both.
+    """
+
+    name: ClassVar[str]
+    train_images: ClassVar[int] = 256
+    """How many training images it takes by default."""
+    copies: ClassVar[int] = 0
+    """Copies of all training features that it needs room for at a time."""
+    kernel: int = 1
+
+    @abstractmethod
+    def partial_fit(self, features: ArrayLike | Tensor, fold: int = 0) -> Self:
+        """Take a batch of training features in.
+
+        Parameters
+        ----------
+        features : Tensor or ndarray, shape (B, C, h, w)
+            Of B images.
+        fold : int
+            Number of the fold of images that they belong to.
+
+        Raises
+        ------
+        ProbeError
+            If the readout would need more memory than there is, or features of another size came
+            before.
+        """
+
+    @abstractmethod
+    def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
+        """Fit to what came in, and let it go.
+
+        Parameters
+        ----------
+        targets : ndarray or Tensor, shape (T, h', w')
+            Target maps at the places that the readout predicts, see :meth:`places`.
+        order : array of int, shape (h' · w',), optional
+            A permutation of places. With it the readout is also fitted to the control task
+            (Hewitt and Liang 2019): each target with its places so permuted.
+        """
+
+    @abstractmethod
+    def predict(self, features: ArrayLike | Tensor) -> Tensor:
+        """Predict the targets of a batch.
+
+        Parameters
+        ----------
+        features : Tensor or ndarray, shape (B, C, h, w)
+            Of the size that came in before.
+
+        Returns
+        -------
+        Tensor of float64, shape (B, T, h', w')
+            With an ``order`` (B, 2 T, h', w'): the targets first, their controls after.
+        """
+
+    @abstractmethod
+    def reset(self) -> Self:
+        """Forget everything."""
+
+    def places(self, height: int, width: int) -> tuple[int, int]:
+        """Places (h', w') that are predicted from maps of h × w cells: those of whole kernels.
+
+        Raises
+        ------
+        ProbeError
+            If there is no more than one.
+        """
+        size = height - self.kernel + 1, width - self.kernel + 1
+        if min(size) < 1 or max(size) < 2:
+            raise ProbeError(
+                f"a map of {height} × {width} cells has too few neighbourhoods of {self.kernel} × "
+                f"{self.kernel} cells: choose kernel 1, earlier layers or a larger image size"
+            )
+        return size
+
+    def fit(
+        self, features: ArrayLike | Tensor, targets: ArrayLike | Tensor, folds: int = FOLDS
+    ) -> Self:
+        """Fit to features of training images.
+
+        Parameters
+        ----------
+        features : Tensor or ndarray, shape (N, C, h, w)
+            Of N images.
+        targets : ndarray or Tensor, shape (T, h', w')
+            See :meth:`places`.
+        folds : int
+            Of consecutive images, for the choice of the regularisation.
+
+        Raises
+        ------
+        ProbeError
+            If shapes do not fit, or there are no images.
+        """
+        features = as_features(features)
+        targets = as_targets(targets, self.places(*features.shape[2:]), self.larger_targets)
+        self.reset()
+        for fold, part in enumerate(torch.tensor_split(features, min(folds, len(features)))):
+            self.partial_fit(part, fold)
+        return self.solve(targets)
+
+    def score(self, features: ArrayLike | Tensor, targets: ArrayLike | Tensor) -> float:
+        """Coefficient of determination R² per image and target, averaged."""
+        predictions = self.predict(features).cpu()
+        truth = as_targets(targets, tuple(predictions.shape[2:])).to(predictions)
+        residual = ((predictions - truth) ** 2).sum((2, 3))
+        total = ((truth - truth.mean((1, 2), keepdim=True)) ** 2).sum((1, 2))
+        return float((1 - residual / total).mean())
+
+    larger_targets: ClassVar[bool] = False
+    """Whether ``solve`` takes maps of a larger size too."""
+
+    # What scikit-learn's clone calls.
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return what the readout was made with."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change what the readout was made with; it has to be fitted again."""
+        self.__init__(**(self.get_params() | params))
+        return self
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{k}={v!r}" for k, v in self.get_params().items())
+        return f"{type(self).__name__}({given})"
+
+
+def as_features(features: ArrayLike | Tensor) -> Tensor:
+    """Features as a tensor (B, C, h, w) of floating-point values."""
+    x = features if isinstance(features, Tensor) else torch.from_numpy(np.asarray(features))
+    if x.ndim != 4 or 0 in x.shape:
+        raise ProbeError(f"features: expected a tensor (B, C, h, w), got shape {tuple(x.shape)}")
+    wide = x.dtype in (torch.float32, torch.float64)
+    return x if wide else x.to(torch.float32)
+
+
+def as_targets(
+    targets: ArrayLike | Tensor, places: Sequence[int] | None = None, larger: bool = False
+) -> Tensor:
+    """Targets as a tensor (T, h', w') of float64."""
+    t = torch.as_tensor(targets, dtype=torch.float64)
+    fits = t.ndim == 3 and len(t) > 0
+    if fits and places is not None:
+        here = tuple(t.shape[1:])
+        fits = here == tuple(places) or (
+            larger and all(n >= m for n, m in zip(here, places, strict=True))
+        )
+    if not fits:
+        wanted = "h', w'" if places is None else f"{places[0]}, {places[1]}"
+        raise ProbeError(f"targets: expected shape (T, {wanted}), got {tuple(t.shape)}")
+    return t
+
+
+def with_controls(targets: Tensor, order: ArrayLike | None) -> Tensor:
+    """Targets (T, h, w), and after them the same with their places permuted."""
+    if order is None:
+        return targets
+    order = torch.as_tensor(np.asarray(order), dtype=torch.int64, device=targets.device)
+    flat = targets.flatten(1)
+    if sorted(order.tolist()) != list(range(flat.shape[1])):
+        raise ProbeError(f"order: expected a permutation of {flat.shape[1]} places")
+    return torch.cat([targets, flat[:, order].reshape(targets.shape)])
+
+
+def check_memory(needed: float, device: torch.device, what: str, instead: str) -> None:
+    """Refuse what would fill the machine's memory, before it does.
+
+    Raises
+    ------
+    ProbeError
+        Which says what it would need.
+    """
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        try:
+            there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, ValueError, OSError):
+            there = 16 * 2**30
+    if needed > _SHARE_OF_MEMORY * there:
+        raise ProbeError(
+            f"{what} would need {needed / 2**30:,.1f} GiB of memory, more than "
+            f"{_SHARE_OF_MEMORY:.0%} of the {there / 2**30:,.1f} GiB there are: {instead}"
+        )
+
+
+def check_fitted(value: Any) -> Any:
+    if value is None:
+        raise ProbeError("the readout is not fitted: call fit, or partial_fit and solve, first")
+    return value
+
+
+def choose_alphas(alphas: Sequence[float]) -> tuple[float, ...]:
+    try:
+        right = len(alphas) > 0 and min(alphas) > 0
+    except TypeError:
+        right = False
+    if not right:
+        raise ProbeError(f"alphas: expected one or several numbers above 0, got {alphas!r}")
+    return tuple(alphas)
+
+
+def keep_features(features: list[Tensor], batch: Tensor, readout: Readout) -> None:
+    """Keep a batch for later, if as many copies as the fit makes have room."""
+    batch = batch.detach().to(torch.float32)
+    if features:
+        as_given(batch, features[0].shape[1:])
+    images = sum(map(len, features)) + len(batch)
+    check_memory(
+        4 * readout.copies * images * math.prod(batch.shape[1:]),
+        batch.device,
+        f"the readout {readout.name} keeps its features: {images:,} images of "
+        f"{' × '.join(map(str, batch.shape[1:]))} values",
+        "choose fewer images or layers, or the readout ridge, which keeps none",
+    )
+    features.append(batch.clone())
+
+
+def as_given(batch: Tensor, shape: torch.Size) -> None:
+    """Refuse maps of another shape (C, h, w) than came before."""
+    if batch.shape[1:] != shape:
+        raise ProbeError(
+            f"features: expected maps of shape {tuple(shape)} as before, got "
+            f"{tuple(batch.shape[1:])}"
+        )
+
+
+def check_seen(features: list[Tensor]) -> list[Tensor]:
+    if not features:
+        raise ProbeError("the readout has seen no features: call partial_fit first")
+    return features

@@ -1,0 +1,173 @@
+"""Scores by depth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ...errors import ProbeError, one_of
+from ...records.record import Condition
+from ...scores.tables import LOWER_IS_BETTER
+from ..style import INPUT, LABELS, legend_columns, plain_text, shown_once, style
+from .conditions import CHANCE, family_members, handles, leading, look, rows_of
+
+if TYPE_CHECKING:
+    from ...results import Result
+
+_CORRELATIONS = ("spc", "control", "selectivity")
+
+_MAX_TICKS = 14
+
+
+def plot_layers(result: Result, metric: str = "spc") -> Figure:
+    """Draw the score by depth; see :meth:`probe.Result.plot_layers`."""
+    one_of(metric, LABELS, "metric")
+    targets = scored_targets(result, metric)
+    if not targets:
+        raise ProbeError(f"metric: the result has no scores {metric!r}")
+    columns = min(3, len(targets))
+    rows = -(-len(targets) // columns)
+    entries = handles(result, chance=_chance_shows(result, metric))
+    with style():
+        width = max(3.5 * columns, 5.2)
+        figure = plt.figure(figsize=(width, 2.9 * rows + 0.5), layout="constrained")
+        grid = figure.subplots(rows, columns, sharey=metric != "mae", squeeze=False)
+        for axes, target in zip(grid.flat, targets, strict=False):
+            draw_layers(result, metric, target, axes)
+        for axes in grid.flat[len(targets) :]:
+            axes.set_axis_off()
+        for axes in grid[:, 1:].flat:
+            axes.set_ylabel("")
+        figure.legend(
+            handles=entries, loc="outside lower center", ncols=legend_columns(entries, width)
+        )
+        figure.suptitle(plain_text(result.model))
+    return shown_once(figure)
+
+
+def layer_figure(result: Result, metric: str, target: str) -> Figure:
+    """One panel of :func:`plot_layers` as a figure of its own, without legend, for a report."""
+    with style():
+        figure = Figure(figsize=(4.0, 2.9), layout="constrained")
+        draw_layers(result, metric, target, figure.subplots())
+    return figure
+
+
+def scored_targets(result: Result, metric: str) -> list[str]:
+    """Targets that have such a score: those of the run, or ``position`` or ``cells``."""
+    table = result.table
+    return list(dict.fromkeys(table.loc[table["metric"] == metric, "target"]))
+
+
+def draw_layers(result: Result, metric: str, target: str, axes: Axes) -> None:
+    """Draw one target's scores by depth with their interval bands.
+
+    The input stands apart on the left: it is no layer of the network.
+    """
+    table = result.table[(result.table["metric"] == metric) & (result.table["target"] == target)]
+    names = [name for name in result.layers if name != INPUT]
+    step = -(-len(names) // _MAX_TICKS)
+    place = {INPUT: 1 - step} | {name: order for order, name in enumerate(names, 1)}
+    table = table.assign(place=table["layer"].map(place)).sort_values("place", kind="stable")
+    pixels, table = table[table["layer"] == INPUT], table[table["layer"] != INPUT]
+    for condition in result.conditions:
+        rows = rows_of(table, condition)
+        draw_line(result, condition, rows, "place", "value", axes, len(rows) <= _MAX_TICKS)
+    if metric in ("mae", "error_px", "top1") and table["chance"].notna().any():
+        draw_chance(result, table, "place", axes)
+    if metric in ("r2", *_CORRELATIONS):
+        axes.axhline(0, color="#444444", linewidth=0.8, zorder=0.5)
+
+    ticks = {place[name]: name for name in names[::step]}
+    if len(pixels):
+        _draw_input(pixels, step, axes)
+        ticks = {place[INPUT]: INPUT} | ticks
+    labels = [plain_text(name) for name in ticks.values()]
+    crowded = sum(map(len, labels)) > 36
+    axes.set_xticks(
+        list(ticks),
+        labels,
+        rotation=40 if crowded else 0,
+        ha="right" if crowded else "center",
+        rotation_mode="anchor",
+    )
+    edge = 0.04 * max(len(names) - 1, 8)
+    axes.set_xlim(1 - 1.55 * step if len(pixels) else 1 - edge, len(names) + edge)
+    if metric in _CORRELATIONS:
+        low = float(np.nanmin(table[["low", "value"]].to_numpy(float), initial=0))
+        axes.set_ylim(min(-0.12, low - 0.05), 1.03)
+    elif metric == "r2":
+        low = float(np.nanmin(table[["low", "value"]].to_numpy(float), initial=0))
+        axes.set_ylim(max(min(-0.12, low - 0.05), -0.5), 1.03)
+    elif metric in LOWER_IS_BETTER:
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_ylim(0, 1.03)
+    axes.set(xlabel="", ylabel=LABELS[metric])
+    title = "localisation" if metric == "error_px" else target.replace("_", " ")
+    axes.set_title(title, loc="left", fontweight="bold")
+
+
+def _draw_input(pixels: pd.DataFrame, step: int, axes: Axes) -> None:
+    """Draw the input's scores hollow; most conditions see the same pixels."""
+    distinct = pixels.assign(rounded=pixels["value"].round(3)).drop_duplicates("rounded")
+    axes.axvspan(1 - 1.55 * step, 1 - 0.5 * step, color="#f2f3f5", linewidth=0, zorder=0)
+    axes.vlines(distinct["place"], distinct["low"], distinct["high"], color="#555555", linewidth=1)
+    axes.plot(
+        distinct["place"], distinct["value"],
+        linestyle="none", marker="o", markersize=4.5,
+        markerfacecolor="white", markeredgecolor="#555555", markeredgewidth=1, zorder=3,
+    )  # fmt: skip
+
+
+def draw_line(
+    result: Result,
+    condition: Condition,
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    axes: Axes,
+    marked: bool = True,
+) -> None:
+    """Draw a condition's line over its interval band; several random draws thinly."""
+    colour, dashes, marker = look(result, condition)
+    thin = len(family_members(result, condition[0])) > 1
+    places, low, high = (rows[name].to_numpy(float) for name in (x, "low", "high"))
+    axes.fill_between(places, low, high, color=colour, alpha=0.08 if thin else 0.18, linewidth=0)
+    sns.lineplot(
+        rows,
+        x=x,
+        y=y,
+        ax=axes,
+        color=colour,
+        linestyle=dashes,
+        linewidth=0.8 if thin else 1.5,
+        marker=marker,
+        markersize=(3 if thin else 4.5) if marked else 0,
+        markeredgewidth=0,
+        errorbar=None,
+        legend=False,
+    )
+
+
+def draw_chance(result: Result, rows: pd.DataFrame, x: str, axes: Axes) -> None:
+    """Draw what knows nothing; where a variant leaves other places (``valid``), its own line."""
+    drawn: list[NDArray[np.float64]] = []
+    for condition in leading(result):
+        line = rows_of(rows, condition)[[x, "chance"]].to_numpy(float)
+        if any(line.shape == other.shape and np.allclose(line, other, 0.02) for other in drawn):
+            continue
+        drawn.append(line)
+        axes.plot(*line.T, zorder=2.5, **CHANCE)
+
+
+def _chance_shows(result: Result, metric: str) -> bool:
+    rows = result.table[result.table["metric"] == metric]
+    return metric in ("mae", "error_px", "top1") and bool(rows["chance"].notna().any())

@@ -1,0 +1,81 @@
+"""The index over a folder of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import ProbeError
+from ..files import write_files
+from ..results import Result, load
+from ..text import families, short_name
+from .figures.conditions import leading
+from .parts import templates
+from .style import INPUT
+
+_OTHERS = {
+    "survey": "Survey of timm's architectures: which are certified to be without position once "
+    "padding is gone",
+    "ladder": "From 0 to 80 to 100: one network without a border, with zero padding, and given "
+    "coordinates",
+    "coordconv": "The coordinate tasks: position to pixel and back, with CoordConv and without",
+    "instances": "Telling identical objects apart: what segmentation asks of position",
+    "reproduction": "The published table, measured",
+}
+
+
+def write_index(folder: Path) -> Path:
+    """Write ``index.html`` over all results that lie in the folders of a folder.
+
+    Returns
+    -------
+    Path
+        Of the index.
+
+    Raises
+    ------
+    ProbeError
+        If it can't be written.
+    """
+    entries: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for record in sorted(folder.glob("*/run.json")):
+        try:
+            entries.append(_entry(load(record.parent), record.parent))
+        except (ProbeError, LookupError, TypeError, ValueError) as error:
+            faults.append(f"{record.parent.name} is left out: {error}")
+    others = {
+        title: [p.relative_to(folder).as_posix() for p in sorted(folder.glob(f"*/{name}.html"))]
+        for name, title in _OTHERS.items()
+    }
+    document = (
+        templates().get_template("index.html").render(entries=entries, faults=faults, others=others)
+    )
+    write_files(folder, {"index.html": document.encode()})
+    return folder / "index.html"
+
+
+def _entry(result: Result, folder: Path) -> dict[str, Any]:
+    spc = result.table[(result.table["metric"] == "spc") & (result.table["layer"] != INPUT)]
+    groups = families(w for w, _ in result.conditions).values()
+    rows = []
+    for weights, variant in leading(result):
+        members = next(group for group in groups if weights in group)
+        mine = spc[spc["weights"].isin(members) & (spc["variant"] == variant)]
+        named = f"random ({len(members)} seeds)" if len(members) > 1 else short_name(weights)
+        rows.append(
+            {
+                "weights": named,
+                "variant": variant,
+                "best": mine.loc[mine["value"].idxmax()],
+                "passed": all(result.certificates[w, variant].passed for w in members),
+            }
+        )
+    has_report = (folder / "report.html").exists()
+    return {
+        "model": result.model,
+        "link": f"{folder.name}/report.html" if has_report else "",
+        "started": result.provenance["started"][:10],
+        "stimuli": result.provenance["options"]["stimuli"],
+        "rows": rows,
+    }

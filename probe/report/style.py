@@ -1,0 +1,88 @@
+"""How every figure looks: colours, names of axes, labels that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+CMAP = "viridis"
+"""Colour map of position maps, over [0, 1]."""
+
+DIVERGING = "RdBu_r"
+"""Colour map of mean maps about their mean."""
+
+INPUT = "input"
+"""The control layer: the pixels themselves."""
+
+LABELS = {
+    "spc": "SPC",
+    "mae": "Mean absolute error",
+    "r2": "R²",
+    "control": "SPC on the control task",
+    "selectivity": "SPC less control task",
+    "error_px": "Localisation error (px)",
+    "top1": "Share of cells found",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in Probe's style; matplotlib's settings are put back afterwards."""
+    settings = {
+        **sns.axes_style("ticks"),
+        **sns.plotting_context("paper", font_scale=1.1),
+        "font.family": "sans-serif",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "grid.color": "#e6e6e6",
+        "legend.frameon": False,
+        "svg.fonttype": "none",
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def plain_text(text: str) -> str:
+    """Keep matplotlib from reading a name as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def evenly(names: Sequence[str], most: int) -> list[str]:
+    """At most so many of the names, spread evenly, first and last among them."""
+    if len(names) <= most:
+        return list(names)
+    return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))]
+
+
+def legend_columns(entries: Sequence[Line2D], width: float) -> int:
+    """How many entries fit beside each other in so many inches."""
+    widest = max(len(str(entry.get_label())) for entry in entries)
+    fitting = max(1, int(width / (0.55 + 0.078 * widest)))
+    lines = -(-len(entries) // fitting)
+    return -(-len(entries) // lines)
+
+
+def bare_axes(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[])
+    sns.despine(ax=axes, left=True, bottom=True)
+
+
+def row_label(axes: Axes, words: str) -> None:
+    axes.set_ylabel(plain_text(words), rotation=0, ha="right", va="center", labelpad=8)
+
+
+def shown_once(figure: Figure) -> Figure:
+    """In a notebook the returned figure is what shows; pyplot must not show it again."""
+    if "inline" in matplotlib.get_backend().lower():
+        plt.close(figure)
+    return figure

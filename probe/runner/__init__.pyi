@@ -1,0 +1,13 @@
+from .job import CONCAT as CONCAT
+from .job import INPUT as INPUT
+from .job import Condition as Condition
+from .job import Job as Job
+from .job import ReadoutSpec as ReadoutSpec
+from .options import DEFAULT_WEIGHTS as DEFAULT_WEIGHTS
+from .options import check_options as check_options
+from .passes import fit as fit
+from .passes import score as score
+from .passes import stream as stream
+from .passes import test as test
+from .passes import train as train
+from .rows import condition_rows as condition_rows

@@ -1,0 +1,136 @@
+"""From finished conditions to tables, profiles, maps and cautions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..records.record import MapKey, PatternKey
+from ..scores.patterns import Pattern, find_pattern
+from ..scores.tables import joined, profile_rows, score_rows
+from ..stimuli.scenes import scene_size
+from .job import Condition, Job
+
+
+def condition_rows(job: Job, condition: Condition, original: Condition | None) -> pd.DataFrame:
+    """One row for each layer, target and metric."""
+    removes = condition.view.variant.removes_padding
+    weights, variant = condition.key
+    placed = _placed(job, condition)
+    if not placed:  # nothing tells whether they lie over the same part of the image
+        original = None
+    tables = [
+        score_rows(
+            condition.scored[layer.name],
+            original and original.scored[layer.name],
+            removes,
+            job.seed,
+            job.scenes,
+        ).assign(
+            layer=layer.name,
+            depth=layer.depth,
+            channels=layer.channels,
+            height=layer.height,
+            width=layer.width,
+        )
+        for layer in condition.layers
+    ]
+    table = joined(tables, weights=weights, variant=variant)
+    return table if placed else table[table["metric"] != "error_px"]
+
+
+def _placed(job: Job, condition: Condition) -> bool:
+    """Whether it is known which pixels the readouts' places lie over.
+
+    As published, layers on a common grid are taken to cover the whole image, also where the
+    variant has left only the middle of them.
+    """
+    return not (job.head.gridded and any(any(layer.inset) for layer in condition.view.layers))
+
+
+def profile_tables(job: Job, condition: Condition) -> Iterator[pd.DataFrame]:
+    """Error by distance to the border, for each layer and target, where it is known."""
+    weights, variant = condition.key
+    if not _placed(job, condition):
+        return
+    tables = [
+        profile_rows(
+            np.concatenate(condition.predictions[layer.name]),
+            condition.truths[layer.name],
+            job.seed,
+            job.scenes,
+        ).assign(layer=layer.name, depth=layer.depth)
+        for layer in condition.layers
+    ]
+    yield joined(tables, weights=weights, variant=variant)
+
+
+def find_patterns(
+    condition: Condition, original: Condition | None
+) -> Iterator[tuple[PatternKey, Pattern]]:
+    """What the features of each layer are on average, place by place."""
+    for layer in condition.layers:
+        apart = original and original.sums[layer.name]
+        pattern = find_pattern(condition.sums[layer.name], layer.places, apart)
+        yield (*condition.key, layer.name), pattern
+
+
+def mean_maps(condition: Condition) -> Iterator[tuple[MapKey, np.ndarray]]:
+    """The mean prediction over test images of each layer and target."""
+    for layer in condition.layers:
+        targets = condition.truths[layer.name].targets
+        mean = np.concatenate(condition.predictions[layer.name]).mean(0).astype(np.float32)
+        for target, values in zip(targets, mean[: len(targets)], strict=True):
+            yield (*condition.key, layer.name, target), values
+
+
+def alpha_rows(condition: Condition) -> Iterator[dict[str, Any]]:
+    weights, variant = condition.key
+    for layer, chosen in condition.alphas.items():
+        for target, alpha in zip(condition.truths[layer].targets, chosen, strict=True):
+            yield {
+                "weights": weights,
+                "variant": variant,
+                "layer": layer,
+                "target": target,
+                "alpha": alpha,
+            }
+
+
+def find_cautions(job: Job, conditions: Sequence[Condition]) -> list[str]:
+    """What a reader of the result should know before reading it."""
+    found = []
+    source, size = job.source, job.source.image_size
+    circular = any(c.view.variant.rule == "circular" for c in conditions)
+    if circular and not source.tileable:
+        found.append(
+            f"circular padding on stimuli that do not tile ({source.name}): the seam where "
+            "opposite borders meet is itself a landmark, so that the circular variant can show "
+            "position that padding never made; use the variant canvas, or tileable stimuli such "
+            "as leaves"
+        )
+    if circular and any(pixels % job.stride for pixels in size):
+        found.append(
+            f"images of {size[0]} × {size[1]} pixels are no multiple of the network's stride "
+            f"of {job.stride}: the torus of some layer does not close, and circular padding "
+            "leaves position behind"
+        )
+    if job.test_images == 1:
+        found.append("one test image gives no interval: low and high are NaN")
+    elif len(set(job.scenes)) == 1:
+        found.append(
+            f"the {job.test_images} test images show one scene, which gives no interval: low and "
+            f"high are NaN; take "
+            + ("more photographs" if scene_size(source) == 1 else "more than four test images")
+        )
+    for layer, truth in conditions[0].truths.items():
+        flat = [t for t, m in zip(truth.targets, truth.maps, strict=True) if np.ptp(m) < 1e-9]
+        if flat:
+            found.append(
+                f"at {layer} the target {', '.join(flat)} is the same at every place: its scores "
+                "there are 0 by definition; choose a larger image size"
+            )
+    return found

@@ -1,0 +1,15 @@
+from .given import Given as Given
+from .leaves import Leaves as Leaves
+from .noise import Constant as Constant
+from .noise import GaussianNoise as GaussianNoise
+from .noise import PinkNoise as PinkNoise
+from .noise import WhiteNoise as WhiteNoise
+from .opening import STIMULI as STIMULI
+from .opening import open_stimuli as open_stimuli
+from .photos import Photos as Photos
+from .scenes import antithetic_batch as antithetic_batch
+from .scenes import scene_size as scene_size
+from .scenes import scenes as scenes
+from .source import SPLITS as SPLITS
+from .source import Stimuli as Stimuli
+from .source import stretch as stretch

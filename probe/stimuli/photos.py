@@ -1,0 +1,195 @@
+"""A folder of photographs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import ProbeError
+from .source import SPLITS, Stimuli
+
+_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+
+
+class Photos(Stimuli):
+    """Random crops of the photographs in a folder, flipped at random in both directions.
+
+    Image i shows file ``i mod n`` of its split: a random crop of the image's aspect, between half
+    and all of the photograph's largest such crop, scaled to the image size. Files are shared out
+    between train and test (in proportion to their numbers of images), so that no photograph is
+    in both. Flips in both directions take away the sky that is always above; the subject in the
+    middle stays, which is why photographs do not count as stationary.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Searched with all its subfolders.
+    image_size : (int, int)
+        Height and width in pixels.
+    seed : int
+        Of the shares, crops and flips.
+    train_images, test_images : int
+        How many images the run takes of each split.
+    margin : int
+        Pixels around each image that a run may ask for: crops are so much larger.
+
+    Attributes
+    ----------
+    skipped : list of str
+        Files that could not be read as an image, by path within the folder.
+
+    Raises
+    ------
+    ProbeError
+        If the folder is missing, holds no image files, or none that can be read.
+    """
+
+    tileable = False
+    stationary = False
+
+    def __init__(
+        self,
+        folder: str | Path,
+        image_size: tuple[int, int],
+        seed: int = 0,
+        *,
+        train_images: int = 256,
+        test_images: int = 64,
+        margin: int = 0,
+    ) -> None:
+        super().__init__(image_size, seed)
+        self.margin = margin
+        self._enlarged: set[Path] = set()
+        self.folder = Path(folder).expanduser()
+        self.name = str(folder)
+        try:
+            missing = not self.folder.is_dir()
+        except OSError:
+            missing = True
+        if missing:
+            raise ProbeError(f"no folder of photographs at {str(folder)!r}")
+        found = sorted(
+            p for p in self.folder.rglob("*") if p.suffix.lower() in _PHOTO_SUFFIXES and p.is_file()
+        )
+        if not found:
+            raise ProbeError(
+                f"the folder {str(folder)!r} holds no photographs; "
+                f"expected files ending in {', '.join(_PHOTO_SUFFIXES)}"
+            )
+        readable = [p for p in found if self._identified(p)]
+        if not readable:
+            raise ProbeError(
+                f"none of the {len(found)} image files in {str(folder)!r} can be read, "
+                f"for example {self.skipped[0]}"
+            )
+        order = np.random.Generator(np.random.Philox(key=[seed % 2**64, 2**63]))
+        files = [readable[i] for i in order.permutation(len(readable))]
+        if len(files) == 1:
+            self._files = dict.fromkeys(SPLITS, files)
+        else:
+            share = test_images / max(train_images + test_images, 1)
+            held_out = min(max(1, round(len(files) * share)), len(files) - 1)
+            train, test = files[:-held_out], files[-held_out:]
+            self._files = {"train": train, "test": test, "certificate": train}
+        self.scenes = len(self._files["test"])
+        self._load = lru_cache(maxsize=32)(self._decode)
+
+    @property
+    def cautions(self) -> list[str]:
+        found = []
+        if self._files["train"] == self._files["test"]:
+            found.append(f"{self.name} holds one photograph: train and test images are crops of it")
+        if self.margin and self._enlarged:
+            found.append(
+                f"{len(self._enlarged)} photographs in {self.name} are smaller than images with "
+                f"their margin of {self.margin} pixels and were enlarged"
+            )
+        if self.skipped:
+            names = ", ".join(self.skipped[:5]) + (", …" if len(self.skipped) > 5 else "")
+            found.append(
+                f"files in {self.name} that could not be read were skipped "
+                f"({len(self.skipped)}): {names}"
+            )
+        return found
+
+    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
+        for _, path in self._from(split, index):
+            photo = self._load(path)
+            if photo is not None:
+                break
+        else:
+            raise ProbeError(f"no {split} photograph in {self.name!r} can be read to its end")
+        rng = self.rng(split, index)
+        height, width = canvas.shape[:2]
+        scale = min(photo.width / width, photo.height / height) * rng.uniform(0.5, 1)
+        if scale < 1:
+            self._enlarged.add(path)
+        crop_w, crop_h = width * scale, height * scale
+        left = rng.uniform(0, photo.width - crop_w)
+        top = rng.uniform(0, photo.height - crop_h)
+        box = (left, top, left + crop_w, top + crop_h)
+        image = photo.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        pixels = np.asarray(image)
+        flip_x, flip_y = rng.random(2) < 0.5
+        canvas[..., :3] = pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+
+    def scene(self, index: int) -> int:
+        """Number of the photograph that a test image shows; known once it was shown."""
+        return next(
+            (n for n, p in self._from("test", index) if self._named(p) not in self.skipped), 0
+        )
+
+    def _from(self, split: str, index: int) -> Iterator[tuple[int, Path]]:
+        """The photograph of an image, then those that stand in for it if it can't be read."""
+        files = self._files[split]
+        for step in range(len(files)):
+            number = (index + step) % len(files)
+            yield number, files[number]
+
+    def _identified(self, path: Path) -> bool:
+        try:
+            with Image.open(path):
+                return True
+        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+            self._skip(path)
+            return False
+
+    def _decode(self, path: Path) -> Image.Image | None:
+        height, width = (side + 2 * self.margin for side in self.image_size)
+        try:
+            with Image.open(path) as file:
+                file.draft("RGB", (2 * width, 2 * height))
+                photo = _eight_bit(ImageOps.exif_transpose(file)).convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            self._skip(path)
+            return None
+        excess = min(photo.width / (2 * width), photo.height / (2 * height))
+        if excess > 1:
+            size = (math.ceil(photo.width / excess), math.ceil(photo.height / excess))
+            photo = photo.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        return photo
+
+    def _skip(self, path: Path) -> None:
+        name = self._named(path)
+        if name not in self.skipped:
+            self.skipped.append(name)
+
+    def _named(self, path: Path) -> str:
+        return str(path.relative_to(self.folder))
+
+
+def _eight_bit(photo: Image.Image) -> Image.Image:
+    """Scale a 16-bit grey photograph, which Pillow would clip, to 8 bits."""
+    if photo.mode == "F":
+        raise ValueError("floating-point pictures have no known white")
+    if not photo.mode.startswith("I"):
+        return photo
+    return Image.fromarray(
+        (np.asarray(photo).astype(np.float64) / 257).clip(0, 255).astype(np.uint8)
+    )

@@ -1,0 +1,132 @@
+"""Stimuli: the images fed to a backbone, each a function of a seed and an index alone.
+
+Every source can make any image of its train and its test split on its own, in any order, so that
+a run streams images and never holds them. A source says whether its images are *tileable*
+(periodic, so that a border joins the opposite one without a seam) and *stationary* (of the same
+statistics at every pixel, so that they carry no position themselves).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..borders.rules import extend
+from ..errors import ProbeError, one_of
+
+SPLITS: tuple[str, ...] = ("train", "test", "certificate")
+"""Splits of a source: streams of images that have none in common."""
+
+
+class Stimuli(ABC):
+    """A seeded source of images of one size.
+
+    Parameters
+    ----------
+    image_size : (int, int)
+        Height H and width W in pixels.
+    seed : int
+        The same seed gives the same images, bit for bit.
+
+    Attributes
+    ----------
+    name : str
+        What reports call it.
+    tileable, stationary : bool
+        See the module's text.
+    margin : int
+        Pixels around each image that can be had besides; of no concern to tileable ones.
+    scenes : int
+        After how many test images the same scenes come again.
+    skipped : list of str
+        Files that could not be read.
+    """
+
+    name: str
+    tileable: bool
+    stationary: bool
+    margin: int = 0
+    scenes: int = 2**62
+
+    def __init__(self, image_size: tuple[int, int], seed: int = 0) -> None:
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.seed = seed
+        self.skipped: list[str] = []
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader of results on these images should know, in sentences."""
+        return []
+
+    def batch(self, split: str, start: int, stop: int, margin: int = 0) -> Tensor:
+        """Return images ``start … stop − 1`` of a split.
+
+        Parameters
+        ----------
+        split : str
+            One of :data:`SPLITS`.
+        start, stop : int
+            First image, and the one after the last.
+        margin : int
+            Pixels to show beyond each edge: of tileable images their continuation.
+
+        Returns
+        -------
+        Tensor of float32, shape (stop − start, 3, H + 2 margin, W + 2 margin), in [0, 1]
+            In channels-last memory format.
+
+        Raises
+        ------
+        ProbeError
+            If the source has no such margin.
+        """
+        one_of(split, SPLITS, "split")
+        if margin > self.margin and not self.tileable:
+            raise ProbeError(
+                f"stimuli {self.name}: a margin of {margin} pixels was asked for, but only "
+                f"{self.margin} pixels are there beyond the edges; use tileable stimuli such as "
+                "leaves, photographs, or larger images"
+            )
+        height, width = (side + 2 * self.margin for side in self.image_size)
+        images = np.empty((stop - start, height, width, 4), np.uint8)
+        for row, index in enumerate(range(start, stop)):
+            self.paint(split, index, images[row])
+        x = torch.from_numpy(images).to(torch.float32).div_(255)[..., :3].permute(0, 3, 1, 2)
+        return stretch(x.contiguous(memory_format=torch.channels_last), margin - self.margin)
+
+    @abstractmethod
+    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
+        """Write one image, with the source's margin, into a canvas of shape (H, W, 4).
+
+        The last layer of the canvas is spare.
+        """
+
+    def scene(self, index: int) -> int:
+        """Number of the scene that a test image shows."""
+        return index % self.scenes
+
+    def rng(self, split: str, index: int) -> np.random.Generator:
+        """Random numbers of one image: independent of every other image's."""
+        stream = (SPLITS.index(split) << 48) + index
+        return np.random.Generator(np.random.Philox(key=[self.seed % 2**64, stream]))
+
+
+def stretch(images: Tensor, margin: int) -> Tensor:
+    """Show more of periodic images, by so many pixels at each edge; less if negative.
+
+    Parameters
+    ----------
+    images : Tensor, shape (B, 3, H, W)
+        A torus each.
+    margin : int
+        In pixels.
+
+    Returns
+    -------
+    Tensor, shape (B, 3, H + 2 margin, W + 2 margin)
+    """
+    return extend(images, {-2: (margin, margin), -1: (margin, margin)}, "circular")

@@ -1,0 +1,66 @@
+"""Plain words of numbers, intervals and weights, wherever a sentence or a label needs them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+
+def is_random(weights: str) -> bool:
+    """Whether weights are drawn: ``random``, or ``random:k`` with the k-th seed after the run's."""
+    return re.fullmatch(r"random(:\d+)?", weights) is not None
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0][:200] if text else "") or type(error).__name__
+
+
+def readout_label(readout: str, kernel: int | None) -> str:
+    """What tables call a readout."""
+    return f"{readout}(kernel=3)" if (readout, kernel) == ("ridge", 3) else readout
+
+
+def short_name(weights: str) -> str:
+    """Weights as figures name them: the file's name of a path."""
+    return Path(weights).name if "/" in weights or "\\" in weights else weights
+
+
+def number_text(value: float, form: str = ".2f") -> str:
+    """A number with a proper minus, none before 0, and a dash for none."""
+    if np.isnan(value):
+        return "–"
+    if np.isinf(value):
+        return "∞"
+    text = format(value, form)
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """Write a score with its interval: ``0.98 [0.97, 0.99]``."""
+    if math.isnan(low) or math.isnan(high):
+        return signed(value)
+    return f"{signed(value)} [{signed(low)}, {signed(high)}]"
+
+
+def signed(value: float) -> str:
+    text = f"{value:.2f}".replace("-0.00", "0.00")
+    return text.replace("-", "−")
+
+
+def families(weights: Iterable[str]) -> dict[str, list[str]]:
+    """Group weights: all random draws together, every other on its own."""
+    found: dict[str, list[str]] = {}
+    for w in dict.fromkeys(weights):
+        found.setdefault("random" if is_random(w) else w, []).append(w)
+    return found
+
+
+def percent(share: float) -> str:
+    return f"{number_text(100 * share, '.0f')} %"

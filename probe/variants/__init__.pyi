@@ -1,0 +1,17 @@
+from .canvas import MARGINS as MARGINS
+from .canvas import exact_copy as exact_copy
+from .canvas import find_margin as find_margin
+from .embeddings import Embeddings as Embeddings
+from .follower import KINDS as KINDS
+from .follower import Follower as Follower
+from .follower import Source as Source
+from .follower import Substitute as Substitute
+from .run import VariantRun as VariantRun
+from .run import open_variant as open_variant
+from .run import running as running
+from .variant import DESCRIPTIONS as DESCRIPTIONS
+from .variant import EMBEDDINGS as EMBEDDINGS
+from .variant import REMOVES_PADDING as REMOVES_PADDING
+from .variant import VARIANTS as VARIANTS
+from .variant import Variant as Variant
+from .variant import parse_variant as parse_variant

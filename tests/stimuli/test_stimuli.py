@@ -1,0 +1,180 @@
+"""Stimuli: seeded, tileable and stationary where they say so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import probe
+from probe.stimuli.leaves import Leaves, _paint
+from probe.stimuli.opening import STIMULI, open_stimuli
+from probe.stimuli.scenes import antithetic_batch, scenes
+
+
+@pytest.mark.parametrize("name", STIMULI)
+def test_images_depend_on_seed_split_and_index_alone(name):
+    source = open_stimuli(name, (48, 64), 5)
+    batch = source.batch("train", 0, 6)
+    assert batch.shape == (6, 3, 48, 64)
+    assert batch.dtype == torch.float32
+    assert 0 <= batch.min() <= batch.max() <= 1
+    again = open_stimuli(name, (48, 64), 5)
+    assert torch.equal(again.batch("train", 4, 6), batch[4:])
+    if name not in ("black", "white"):
+        assert not torch.equal(source.batch("test", 0, 6), batch)
+        assert not torch.equal(open_stimuli(name, (48, 64), 6).batch("train", 0, 6), batch)
+        assert not torch.equal(batch[0], batch[1])
+
+
+@given(
+    height=st.integers(3, 40),
+    width=st.integers(3, 40),
+    seed=st.integers(0, 99),
+    discs=st.integers(1, 40),
+)
+def test_painting_is_that_of_a_painter(height, width, seed, discs):
+    """Disc after disc, on a torus, against the table of powers of two."""
+    rng = np.random.default_rng(seed)
+    radii = rng.integers(0, (min(height, width) - 1) // 2 + 1, discs)
+    ys, xs = rng.integers(0, height, discs), rng.integers(0, width, discs)
+    canvas = np.zeros((height, width), int)
+    for number, (r, y, x) in enumerate(zip(radii, ys, xs, strict=True), 1):
+        dy, dx = np.abs(np.arange(height) - y), np.abs(np.arange(width) - x)
+        dy, dx = np.minimum(dy, height - dy)[:, None], np.minimum(dx, width - dx)[None, :]
+        canvas[dy**2 + dx**2 <= r * r + r] = number
+    np.testing.assert_array_equal(_paint(radii, ys, xs, height, width), canvas)
+
+
+def test_leaves_have_the_radii_of_natural_images():
+    leaves = Leaves((224, 224))
+    assert leaves.r_min == pytest.approx(3)
+    assert leaves.r_max == pytest.approx(80)
+    background = np.exp(-Leaves.LAYERS)
+    assert background < 0.01
+
+
+@pytest.mark.parametrize("name", ["leaves", "noise", "pink"])
+def test_tileable_sources_have_no_seam_and_no_place(name):
+    source = open_stimuli(name, (64, 64), 1)
+    assert source.tileable
+    assert source.stationary
+    x = source.batch("train", 0, 400).double()
+    steps = (x - torch.roll(x, 1, 3)).abs().mean((0, 1, 2))  # column 0: across the seam
+    spread = steps[1:].std()
+    assert abs(steps[0] - steps[1:].mean()) < 4 * spread
+    for statistic in (x, (x - 0.5) ** 2):
+        # Each pixel's mean over images, against what its variance over images allows.
+        error = statistic.mean((0, 1)) - statistic.mean()
+        expected = statistic.mean(1).var(0) / len(x)
+        z = (error**2 / expected).mean()
+        assert 0.7 < z < 1.3
+
+
+def test_pink_noise_has_power_one_over_frequency_squared():
+    x = open_stimuli("pink", (128, 128), 0).batch("train", 0, 64).double() - 0.5
+    power = np.abs(np.fft.rfft2(x.numpy())) ** 2
+    power = power.mean((0, 1))[0]
+    slope = np.polyfit(np.log(np.arange(2, 24)), np.log(power[2:24]), 1)[0]
+    assert slope == pytest.approx(-2, abs=0.15)
+    assert float(x.std()) == pytest.approx(0.2, abs=0.02)
+
+
+def test_test_images_are_scenes_in_four_places():
+    source = open_stimuli("leaves", (64, 96), 0)
+    images = antithetic_batch(source, 0, 12, stride=16)
+    scenes = source.batch("test", 0, 3)
+    for index, image in enumerate(images):
+        scene, step = scenes[index // 4], index % 4
+        assert torch.equal(image, torch.roll(scene, (16 * step, round(step * 1.5) * 16), (1, 2)))
+    assert torch.equal(antithetic_batch(source, 5, 11, stride=16), images[5:11])
+    for side in (16, 32, 64):  # fewer than four strides: shifts by pixels, all different
+        small = antithetic_batch(open_stimuli("leaves", (side, side), 0), 0, 4, stride=32)
+        assert len(torch.unique(small, dim=0)) == 4
+    photos = open_stimuli(torch.rand(9, 3, 64, 96), (64, 96), train_images=5, test_images=4)
+    assert torch.equal(antithetic_batch(photos, 0, 4, stride=16), photos.batch("test", 0, 4))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "deep").mkdir()
+    for number, name in enumerate(["a.png", "b.jpg", "c.png", "deep/d.png", "e.bmp"]):
+        pixels = np.full((90, 120, 3), 40 * number + 20, np.uint8)
+        pixels[:, :60] = rng.integers(0, 256, (90, 60, 3))
+        Image.fromarray(pixels).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    whole = (tmp_path / "b.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_photos_are_split_cropped_flipped_and_the_unreadable_named(folder):
+    source = open_stimuli(folder, (32, 32), 0, train_images=30, test_images=10)
+    train, test = source.batch("train", 0, 30), source.batch("test", 0, 10)
+    assert train.shape == (30, 3, 32, 32)
+    assert not source.tileable
+    assert not source.stationary
+    assert set(source.skipped) == {"broken.png", "cut.jpg"}
+    assert not set(source._files["train"]) & set(source._files["test"])
+    again = open_stimuli(folder, (32, 32), 0, train_images=30, test_images=10)
+    assert torch.equal(again.batch("test", 0, 10), test)
+    noisy_left = (
+        train.var(1).mean(1)[:, :8].mean(1) > train.var(1).mean(1)[:, -8:].mean(1)
+    ).float()
+    assert 0 < noisy_left.mean() < 1  # flipped now and then
+    assert "cut.jpg" in source.cautions[0]
+
+
+def test_what_stands_in_for_a_photograph_is_the_same_scene(folder):
+    for seed in range(8):  # until the broken one is among those for testing
+        source = open_stimuli(folder, (32, 32), seed, train_images=3, test_images=3)
+        names = [path.name for path in source._files["test"]]
+        source.batch("test", 0, 2 * len(names))
+        shown = scenes(source, 2 * len(names))
+        broken = names.index("cut.jpg") if "cut.jpg" in names else None
+        wanted = np.arange(2 * len(names)) % len(names)
+        if broken is not None:
+            wanted[wanted == broken] = (broken + 1) % len(names)
+        np.testing.assert_array_equal(shown, wanted)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    for number in range(2):
+        Image.fromarray(ramp).save(tmp_path / f"{number}.png")
+    x = open_stimuli(tmp_path, (32, 32), train_images=4, test_images=4).batch("train", 0, 8)
+    assert x.max() - x.min() > 0.4
+
+
+def test_what_is_no_source_is_explained(tmp_path):
+    with pytest.raises(probe.ProbeError, match="'leaves'"):
+        open_stimuli("leafs", (8, 8))
+    with pytest.raises(probe.ProbeError, match="no folder"):
+        open_stimuli("./nowhere", (8, 8))
+    with pytest.raises(probe.ProbeError, match="holds no photographs"):
+        open_stimuli(tmp_path, (8, 8))
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises(probe.ProbeError, match="can be read"):
+        open_stimuli(tmp_path, (8, 8))
+    for images, message in [
+        (torch.rand(4, 1, 8, 8), r"\(N, 3, H, W\)"),
+        (torch.rand(4, 3, 8, 8), "holds 4"),
+        (torch.rand(400, 3, 8, 8) * 255, r"\[0, 1\]"),
+        (torch.full((400, 3, 8, 8), torch.nan), r"\[0, 1\]"),
+    ]:
+        with pytest.raises(probe.ProbeError, match=message):
+            open_stimuli(images, (8, 8))
+    for nothing in ("", None, 7, []):
+        with pytest.raises(probe.ProbeError, match="expected one of"):
+            open_stimuli(nothing, (8, 8))
+    with pytest.raises(probe.ProbeError, match="int64"):
+        open_stimuli(torch.ones(400, 3, 8, 8, dtype=torch.int64), (8, 8))
+    with pytest.raises(probe.ProbeError, match="no folder"):
+        open_stimuli("./" + "x" * 300, (8, 8))
+    with pytest.raises(probe.ProbeError, match="8 × 8"):
+        open_stimuli(torch.rand(400, 3, 9, 9), (8, 8))
