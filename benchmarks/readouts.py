@@ -39,8 +39,8 @@ from probe.backbones.choice import total_stride
 from probe.backbones.layer import GridLayer
 from probe.backbones.probed import evaluating, probe_layers
 from probe.machine import exact_float32
+from probe.readouts import ReadoutSpec
 from probe.runner.job import Condition, Job
-from probe.runner.options import make_head
 from probe.runner.passes import fit, score, test, train
 from probe.scores.metrics import spearman
 from probe.stimuli.leaves import Leaves
@@ -120,7 +120,7 @@ class Published:
 
 def measure(job: Job, condition: Condition, **options: object) -> tuple[float, dict[str, float]]:
     """Seconds that one of Probe's readouts takes, and its SPC by target."""
-    job = replace(job, head=make_head(**options))
+    job = replace(job, head=ReadoutSpec(**options))
     condition = Condition.of(job, condition.backbone, condition.view)
     with tqdm(disable=True) as bar:
         start = time.perf_counter()
@@ -148,7 +148,7 @@ def main() -> None:
     counts = {"train": given.train_images, "test": given.test_images}
     source = Images(size, counts | {"certificate": 2})
     shares = {"train_images": given.train_images, "test_images": given.test_images}
-    job = Job(source, list(TARGETS), stride, 0, BATCH, 0, **shares, head=make_head("ridge"))
+    job = Job(source, list(TARGETS), stride, 0, BATCH, 0, **shares, head=ReadoutSpec("ridge"))
     rows: list[tuple[str, float, dict[str, float]]] = []
     with exact_float32(), evaluating(backbone.model):
         first = source.batch("certificate", 0, 2)

@@ -19,12 +19,12 @@ from .backbones.layer import GridLayer, Layer
 from .certificates.certificate import Certificate
 from .errors import ProbeError
 from .files import json_bytes, npz_bytes, parquet_bytes, write_files
+from .readouts.spec import readout_record
 from .records.record import COLUMNS, PROFILE_COLUMNS, Condition, MapKey, PatternKey, command
 from .records.store import CHANNELS_KEPT, load_pattern, number, quoted_layer
 from .records.verdict import verdict_of
 from .scores.patterns import Pattern
 from .targets import layer_targets
-from .text import readout_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -163,11 +163,10 @@ class Result:
         size = tuple(options["image_size"])
         inset = self.provenance.get("insets", {}).get(variant, {}).get(layer, (0.0, 0.0))
         shape = (int(row["height"]), int(row["width"]))
-        gridded = options.get("concat") or options["readout"] == "posenet"
-        kind = GridLayer if gridded else Layer
+        readout = readout_record(self.provenance)
+        kind = GridLayer if readout["gridded"] else Layer
         seen = kind(layer, 1, 1, *shape, "NCHW", 0, size, tuple(inset))
-        kernel = 3 if options["readout"] == "posenet" else options.get("kernel") or 1
-        return layer_targets([target], size, *seen.windows(kernel))[0]
+        return layer_targets([target], size, *seen.windows(readout["kernel"]))[0]
 
     def verdict(self) -> list[str]:
         """Say in sentences what the run found: the strongest first, cautions after."""
@@ -423,7 +422,7 @@ def tables_beside(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     if (folder / "calibration.json").exists():
         calibration = load_calibration(folder)
         about, options = calibration.provenance, record["options"]
-        label = readout_label(options["readout"], options.get("kernel"))
+        label = readout_record(record)["label"]
         same = (about["readout"], about["concat"]) == (label, bool(options.get("concat")))
         if about["sha256"] in hashes and same:
             found["calibration"] = calibration

@@ -20,11 +20,6 @@ def first_line(error: BaseException) -> str:
     return (text[0][:200] if text else "") or type(error).__name__
 
 
-def readout_label(readout: str, kernel: int | None) -> str:
-    """What tables call a readout."""
-    return f"{readout}(kernel=3)" if (readout, kernel) == ("ridge", 3) else readout
-
-
 def short_name(weights: str) -> str:
     """Weights as figures name them: the file's name of a path."""
     return Path(weights).name if "/" in weights or "\\" in weights else weights

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 from torch import nn
 
 import probe
+from probe.backbones.backbone import fingerprint
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many threads as cores, over all of them
     workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
@@ -85,3 +89,24 @@ def result() -> probe.Result:
         test_images=32,
         progress=False,
     )
+
+
+@pytest.fixture(scope="session")
+def state_of() -> Callable[[nn.Module], tuple]:
+    """What a model and the process are like: equal before and after what leaves nothing behind."""
+
+    def state_of(model: nn.Module) -> tuple:
+        return (
+            fingerprint(model),
+            [m.training for m in model.modules()],
+            [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
+            [(p.requires_grad, p.grad is None) for p in model.parameters()],
+            torch.get_rng_state().tolist(),
+            np.random.get_state()[1].tolist(),  # noqa: NPY002 - the global one
+            random.getstate(),
+            torch.is_grad_enabled(),
+            torch.get_float32_matmul_precision(),
+            torch.overrides._len_torch_function_stack(),
+        )
+
+    return state_of

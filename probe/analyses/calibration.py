@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -22,24 +22,18 @@ from scipy import stats
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..backbones.backbone import input_size, load_backbone
-from ..backbones.catalogue import known_model
-from ..backbones.choice import total_stride
-from ..backbones.probed import evaluating, probe_layers
 from ..certificates.prepare import prepare
 from ..errors import ProbeError, whole_number
 from ..files import json_bytes, plain, reading, write_files
-from ..machine import exact_float32, versions
+from ..machine import versions
 from ..runner.job import INPUT, Condition, Job
-from ..runner.options import check_options, image_sides, make_head
+from ..runner.options import Options, SharedGiven, takes_options
 from ..runner.passes import fit, score, test, train
+from ..runner.setup import one_weights, opened
 from ..scores.intervals import bootstrap_share
 from ..scores.tables import score_rows
 from ..stimuli.leaves import Leaves
-from ..targets import TARGETS
 from ..text import number_text
-from ..variants.run import open_variant
-from ..variants.variant import parse_variant
 
 CELLS = 1000
 """Least number of intervals that a calibration looks at unless told otherwise."""
@@ -140,24 +134,18 @@ def load_calibration(folder: str | Path) -> Calibration:
         return Calibration(table[COLUMNS], provenance)
 
 
+@takes_options(
+    *("layers", "targets", "train_images", "test_images", "image_size", "batch_size"),
+    *("readout", "kernel", "concat", "seed", "device", "progress"),
+    train_images=256,
+)
 def calibrate(
     model: str | nn.Module,
     weights: str | Path = "pretrained",
     *,
     seeds: int | None = None,
-    layers: str | Sequence[str] = "stages",
-    targets: str | Sequence[str] = TARGETS,
-    train_images: int = 256,
-    test_images: int = 64,
-    image_size: int | tuple[int, int] | None = None,
-    batch_size: int = 32,
-    readout: str = "ridge",
-    kernel: int | None = None,
-    concat: bool | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
     folder: str | Path | None = None,
+    **options: Unpack[SharedGiven],
 ) -> Calibration:
     """Measure the rate of false positives: intervals that exclude 0 where 0 is the truth.
 
@@ -171,16 +159,12 @@ def calibrate(
     weights : str
         One of those of :func:`probe.run`.
     seeds : int, optional
-        How many runs, at least 2. By default as many as give 1,000 cells, and at least 40.
-    layers, targets, train_images, test_images, image_size, batch_size, readout, kernel, concat
-        As for :func:`probe.run`.
-    seed : int
-        The first one; also that of random weights.
-    device, progress
-        As for :func:`probe.run`.
+        How many runs, at least 2. By default as many as give 1,000 cells, and at least 40. The
+        first has the seed ``seed``.
     folder : str or Path, optional
         Where to keep what is finished after each seed; a calibration with the same options that
-        lies there is gone on with.
+        lies there is resumed.
+    {options}
 
     Returns
     -------
@@ -192,69 +176,54 @@ def calibrate(
         If the network is not equivariant under circular padding, so that 0 is not the truth; or as
         :func:`probe.run`.
     """
-    variants, targets = check_options(
-        "circular", targets, readout, train_images, test_images, batch_size, seed
-    )
+    chosen = Options.of(options, weights=one_weights(model, weights), variants="circular")
     if seeds is not None:
         whole_number(seeds, "seeds", 2)
-    if test_images < 8:
-        raise ProbeError(f"test_images: expected at least 8, two scenes of four, got {test_images}")
-    head = make_head(readout, kernel, concat, seed)
-    if isinstance(model, str):
-        known_model(model)
-    size = image_sides(image_size)
-    weights = str(weights) if isinstance(model, str) else "given"
-    backbone = load_backbone(model, weights, image_size=size, seed=seed, device=device)
-    stride = total_stride(backbone.model)
-    size = size or input_size(backbone.config, stride)
-    variant = parse_variant(variants[0])
-
-    with exact_float32(), evaluating(backbone.model):
-        leaves = Leaves(size, seed).batch("certificate", 0, 2)
-        taps = probe_layers(backbone.model, layers, backbone.normalise(leaves), backbone.name)
-        subject = prepare(backbone, layers=taps, image_size=size, seed=seed)
-        certificate = subject.certify(variant)
+    if chosen.test_images < 8:
+        raise ProbeError(
+            f"test_images: expected at least 8, two scenes of four, got {chosen.test_images}"
+        )
+    with opened(model, chosen) as setup:
+        backbone, (variant,) = setup.first, setup.variants
+        target = prepare(backbone, layers=setup.probed, image_size=setup.size, seed=chosen.seed)
+        certificate = target.certify(variant)
         if not certificate.passed:
             raise ProbeError(
                 f"{backbone.name} is no null: under circular padding {certificate.reason}; choose "
                 "a network that `probe certify` passes"
             )
-        seen = open_variant(backbone, variant, taps, leaves)
+        job = setup.job()
+        view = setup.condition(job, backbone, variant).view
         if seeds is None:
-            cells = (1 if head.concat else len(seen.layers)) * len(targets)
+            cells = (1 if chosen.concat else len(view.layers)) * len(chosen.targets)
             seeds = max(SEEDS, -(-CELLS // cells))
         provenance = {
             "name": backbone.name,
             "weights": backbone.weights,
             "sha256": backbone.sha256,
-            "layers": [layer.name for layer in seen.layers],
-            "targets": targets,
-            "train_images": train_images,
-            "test_images": test_images,
-            "image_size": list(size),
-            "readout": head.label,
-            "concat": head.concat,
-            "seed": seed,
+            "layers": [layer.name for layer in view.layers],
+            **setup.recorded("targets", "train_images", "test_images", "image_size"),
+            "readout": job.head.label,
+            "concat": chosen.concat,
+            "seed": chosen.seed,
             "residual": certificate.residual,
             "versions": versions(),
         }
         tables = _finished(folder, provenance)
         done = {int(table["seed"].iloc[0]) for table in tables}
-        wanted = range(seed, seed + seeds)
+        wanted = range(chosen.seed, chosen.seed + seeds)
         bar = tqdm(
             wanted,
             desc=f"calibrate {backbone.name}",
             unit="seed",
-            disable=not progress,
+            disable=not chosen.progress,
             dynamic_ncols=True,
         )
         for number in bar:
             if number in done:
                 continue
-            source = Leaves(size, number)
-            shares = {"train_images": train_images, "test_images": test_images}
-            job = Job(source, targets, stride, 0, batch_size, number, **shares, head=head)
-            tables.append(_cells(job, Condition.of(job, backbone, seen)))
+            job = setup.job(Leaves(setup.size, number), number)
+            tables.append(_cells(job, Condition.of(job, backbone, view)))
             if folder is not None:
                 Calibration(_joined(tables), provenance).save(folder)
     kept = [table for table in tables if int(table["seed"].iloc[0]) in wanted]

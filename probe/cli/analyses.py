@@ -4,55 +4,37 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..analyses.attribution.attribution import attribute
-from ..analyses.attribution.units import GROUPS
-from ..analyses.calibration import calibrate
-from ..analyses.ladder.ladder import ladder
-from ..analyses.ladder.rungs import STRENGTH, instance_rungs
-from ..analyses.ladder.rungs import TARGETS as LADDER_TARGETS
-from ..analyses.planted.recovery import planted_summary, planted_truth
-from ..analyses.reproduction.published import PAPERS
-from ..analyses.reproduction.reproduction import reproduce
-from ..backbones.backbone import load_backbone
-from ..backbones.catalogue import expand_models, known_model
-from ..backbones.choice import choose_layers
+import probe
+
+from .. import backbones, report
+from ..analyses import ladder as ladders
+from ..analyses import planted
+from ..analyses.names import GROUPS, LADDER_TARGETS, PAPERS, PLANTED_FILE, STRENGTH
 from ..files import check_folder, write_files
-from ..report.index import write_index
-from ..results import PLANTED, load
-from ..targets import TARGETS
 from ..text import interval
 from .app import aligned, app, one_by_one, write_again
 from .options import (
     DEFAULT_MODEL,
     REPORTS,
-    STAGES,
-    BatchSize,
-    Concat,
-    Device,
-    ImageSize,
-    Kernel,
-    Layers,
     Models,
     OneWeights,
     Out,
-    Progress,
-    ReadoutName,
-    Seed,
-    Source,
-    Targets,
-    TestImages,
-    TrainImages,
     folder_name,
-    parse_size,
     split_items,
+    with_options,
 )
 
 
 @app.command("calibrate")
+@with_options(
+    *("layers", "targets", "train_images", "test_images", "image_size", "batch_size"),
+    *("readout", "kernel", "concat", "seed", "device", "progress"),
+    train_images=256,
+)
 def calibrate_command(
     models: Models = None,
     weights: OneWeights = "pretrained",
@@ -63,22 +45,15 @@ def calibrate_command(
             show_default=False,
         ),
     ] = None,
-    layers: Layers = STAGES,
-    targets: Targets = None,
-    train_images: TrainImages = 256,
-    test_images: TestImages = 64,
-    image_size: ImageSize = None,
-    batch_size: BatchSize = 32,
-    readout: ReadoutName = "ridge",
-    kernel: Kernel = None,
-    concat: Concat = None,
-    planted: Annotated[
-        bool, typer.Option(help="Also recover planted truth, which takes a minute or two.")
+    truth: Annotated[
+        bool,
+        typer.Option(
+            "--planted/--no-planted",
+            help="Also recover planted truth, which takes a minute or two.",
+        ),
     ] = True,
-    seed: Seed = 0,
-    device: Device = "auto",
-    progress: Progress = True,
     out: Out = REPORTS,
+    **options: Any,
 ) -> None:
     """Measure how often intervals find position where there is none; resumable.
 
@@ -86,36 +61,20 @@ def calibrate_command(
     and 5 % of 95 % intervals should exclude it. Writes calibration.csv and calibration.json to
     OUT/MODEL/, and a section into the report that lies there.
     """
-    names = expand_models(split_items(models) if models else [DEFAULT_MODEL])
+    names = backbones.expand_models(split_items(models) if models else [DEFAULT_MODEL])
     check_folder(out)
     if len(names) == 1:
-        known_model(names[0])
-    if planted:
-        table = planted_truth(repeats=2, seed=seed, progress=progress)
-        write_files(out, {PLANTED: table.to_csv(index=False).encode()})
-        typer.echo(f"* Planted truth: {planted_summary(table)} Table: {out / PLANTED}")
+        backbones.known_model(names[0])
+    if truth:
+        table = planted.planted_truth(repeats=2, seed=options["seed"], progress=options["progress"])
+        write_files(out, {PLANTED_FILE: table.to_csv(index=False).encode()})
+        said = planted.planted_summary(table)
+        typer.echo(f"* Planted truth: {said} Table: {out / PLANTED_FILE}")
 
     def calibrate_one(name: str) -> None:
         folder = out / folder_name(name)
-        found = calibrate(
-            name,
-            weights,
-            seeds=seeds,
-            layers=split_items(layers),
-            targets=split_items(targets) if targets else TARGETS,
-            train_images=train_images,
-            test_images=test_images,
-            image_size=parse_size(image_size),
-            batch_size=batch_size,
-            readout=readout,
-            kernel=kernel,
-            concat=concat,
-            seed=seed,
-            device=device,
-            progress=progress,
-            folder=folder,
-        )
-        for sentence in found.summary():
+        calibration = probe.calibrate(name, weights, seeds=seeds, folder=folder, **options)
+        for sentence in calibration.summary():
             typer.echo(f"* {sentence}")
         write_again(folder, out)
 
@@ -123,6 +82,11 @@ def calibrate_command(
 
 
 @app.command("attribute")
+@with_options(
+    *("stimuli", "train_images", "test_images", "image_size", "batch_size", "seed", "device"),
+    "progress",
+    train_images=128,
+)
 def attribute_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name.")] = DEFAULT_MODEL,
     layer: Annotated[
@@ -134,24 +98,15 @@ def attribute_command(
         ),
     ] = None,
     targets: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"{', '.join(TARGETS)}; horizontal and vertical by default.", show_default=False
-        ),
-    ] = None,
+        list[str],
+        typer.Option(help=f"Which position maps are read: {', '.join(probe.TARGETS)}."),
+    ] = ["horizontal", "vertical"],  # noqa: B006 - typer reads it, nobody writes it
     weights: OneWeights = "pretrained",
     groups: Annotated[
         str, typer.Option(help=f"{', '.join(GROUPS)}: which padded calls go together.")
     ] = "calls",
-    stimuli: Source = "leaves",
-    train_images: TrainImages = 128,
-    test_images: TestImages = 64,
-    image_size: ImageSize = None,
-    batch_size: BatchSize = 32,
-    seed: Seed = 0,
-    device: Device = "auto",
-    progress: Progress = True,
     out: Out = REPORTS,
+    **options: Any,
 ) -> None:
     """Find out which padded calls, and which sides of the image, a layer has its position from.
 
@@ -161,47 +116,41 @@ def attribute_command(
     """
     folder = out / folder_name(model)
     check_folder(folder)
-    found = attribute(
-        model,
-        layer or _best_layer(model, folder, weights),
-        split_items(targets) if targets else ["horizontal", "vertical"],
-        weights=weights,
-        groups=groups,
-        stimuli=stimuli,
-        train_images=train_images,
-        test_images=test_images,
-        image_size=parse_size(image_size),
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        progress=progress,
+    layer = layer or _best_layer(model, folder, weights)
+    attribution = probe.attribute(
+        model, layer, split_items(targets), weights=weights, groups=groups, **options
     )
-    found.save(folder)
+    attribution.save(folder)
     picture = io.BytesIO()
-    found.plot().savefig(picture, dpi=150)
+    attribution.plot().savefig(picture, dpi=150)
     write_files(folder, {"attribution.png": picture.getvalue()})
-    rows = found.table[found.table["metric"] == "spc"]
+    rows = attribution.table[attribution.table["metric"] == "spc"]
     lines = [("unit", "target", "keeps", "SPC", "effect")]
     lines += [
         (
-            row.unit,
-            row.target,
-            row.keeps,
-            interval(row.value, row.low, row.high),
-            interval(row.effect, row.effect_low, row.effect_high),
+            *(row["unit"], row["target"], row["keeps"]),
+            interval(row["value"], row["low"], row["high"]),
+            interval(row["effect"], row["effect_low"], row["effect_high"]),
         )
-        for row in rows.itertuples()
+        for row in rows.to_dict("records")
     ]
     for line in aligned(lines):
         typer.echo(line)
     typer.echo("")
-    for sentence in found.summary():
+    for sentence in attribution.summary():
         typer.echo(f"* {sentence}")
     typer.echo(f"\nTable: {folder / 'attribution.csv'}\nFigure: {folder / 'attribution.png'}")
     write_again(folder, out)
 
 
 @app.command("reproduce")
+@with_options(
+    *("train_images", "test_images", "image_size", "batch_size", "readout", "seed", "device"),
+    "progress",
+    train_images=512,
+    image_size=224,
+    readout="posenet",
+)
 def reproduce_command(
     paper: Annotated[str, typer.Argument(help=f"{', '.join(PAPERS)}.")] = "islam2020",
     models: Annotated[
@@ -221,17 +170,8 @@ def reproduce_command(
         ),
     ] = None,
     weights: OneWeights = "pretrained",
-    train_images: TrainImages = 512,
-    test_images: TestImages = 64,
-    image_size: Annotated[str, typer.Option(metavar="PIXELS", help="224, or 224x320.")] = "224",
-    batch_size: BatchSize = 32,
-    readout: ReadoutName = "posenet",
-    seed: Seed = 0,
-    device: Device = "auto",
-    progress: Progress = True,
-    out: Annotated[Path, typer.Option(help="Folder of table and page.")] = Path(
-        "reports/reproduction"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder of table and page.")] = REPORTS / "reproduction",
+    **options: Any,
 ) -> None:
     """Measure a published table again, beside the published figures.
 
@@ -239,44 +179,25 @@ def reproduce_command(
     reproduction.html to OUT.
     """
     check_folder(out)
-    found = reproduce(
-        paper,
-        images,
-        split_items(models) if models else None,
-        weights=weights,
-        train_images=train_images,
-        test_images=test_images,
-        image_size=parse_size(image_size) or 224,
-        batch_size=batch_size,
-        readout=readout,
-        seed=seed,
-        device=device,
-        progress=progress,
-        folder=out,
-    )
-    found.save(out)
-    page = found.to_html(out / "reproduction.html")
-    for sentence in found.summary():
+    names = split_items(models) if models else None
+    reproduction = probe.reproduce(paper, images, names, weights=weights, folder=out, **options)
+    reproduction.save(out)
+    page = reproduction.to_html(out / "reproduction.html")
+    for sentence in reproduction.summary():
         typer.echo(f"* {sentence}")
     typer.echo(f"\nPage: {page}")
 
 
 @app.command("ladder")
+@with_options(
+    *("layers", "targets", "train_images", "test_images", "image_size", "batch_size", "seed"),
+    *("device", "progress"),
+    train_images=256,
+    targets=LADDER_TARGETS,
+)
 def ladder_command(
     models: Models = None,
     weights: OneWeights = "pretrained",
-    layers: Layers = STAGES,
-    targets: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"{', '.join(TARGETS)}; horizontal, vertical and gaussian by default.",
-            show_default=False,
-        ),
-    ] = None,
-    train_images: TrainImages = 256,
-    test_images: TestImages = 64,
-    image_size: ImageSize = None,
-    batch_size: BatchSize = 32,
     at: Annotated[
         list[str],
         typer.Option(help="Which convolutions get coordinates: convs, stem, or names and globs."),
@@ -285,43 +206,33 @@ def ladder_command(
         float,
         typer.Option(help="Deviation of the coordinates' part of a channel over the channel's."),
     ] = STRENGTH,
-    seed: Seed = 0,
-    device: Device = "auto",
-    progress: Progress = True,
     out: Out = REPORTS,
+    **options: Any,
 ) -> None:
     """Probe a network on three rungs: no border, zero padding, coordinates given.
 
     Writes ladder.html, ladder.png, ladder.csv, ladder.parquet and ladder.json to OUT/MODEL/. Where
     `probe instances` has been run into OUT, its rungs stand beside.
     """
-    names = expand_models(split_items(models) if models else [DEFAULT_MODEL])
+    names = backbones.expand_models(split_items(models) if models else [DEFAULT_MODEL])
     check_folder(out)
     where = split_items(at)
 
     def climb(name: str) -> None:
-        found = ladder(
+        ladder = probe.ladder(
             name,
             weights,
-            layers=split_items(layers),
-            targets=split_items(targets) if targets else LADDER_TARGETS,
-            train_images=train_images,
-            test_images=test_images,
-            image_size=parse_size(image_size),
-            batch_size=batch_size,
             at=where[0] if len(where) == 1 else where,
             strength=strength,
-            seed=seed,
-            device=device,
-            progress=progress,
-            instances=instance_rungs(out / "instances"),
+            instances=ladders.instance_rungs(out / "instances"),
+            **options,
         )
-        folder = found.save(out / folder_name(name))
-        page = found.to_html(folder / "ladder.html")
-        typer.echo(f"\nSPC, mean over targets\n{found.heights.round(2).to_string()}\n")
-        for sentence in found.summary():
+        folder = ladder.save(out / folder_name(name))
+        page = ladder.to_html(folder / "ladder.html")
+        typer.echo(f"\nSPC, mean over targets\n{ladder.heights.round(2).to_string()}\n")
+        for sentence in ladder.summary():
             typer.echo(f"* {sentence}")
-        write_index(out)
+        report.write_index(out)
         typer.echo(f"\nPage: {page}\nFigure: {folder / 'ladder.png'}")
 
     one_by_one(names, climb)
@@ -330,13 +241,13 @@ def ladder_command(
 def _best_layer(model: str, folder: Path, weights: str) -> str:
     """Layer that knows most in the result that lies in a folder, else the last stage."""
     if (folder / "run.json").exists():
-        table = load(folder).table
+        table = probe.load(folder).table
         rows = table.query(
             "metric == 'spc' and variant == 'original' and layer not in ('input', 'concat')"
         )
-        mine = rows[rows["weights"] == weights]
-        if len(mine):
-            return str(mine.loc[mine["value"].idxmax(), "layer"])
-    known_model(model)
-    network = load_backbone(model, "random", device="cpu").model
-    return choose_layers(network, "stages", model)[0][-1]
+        rows_of_weights = rows[rows["weights"] == weights]
+        if len(rows_of_weights):
+            return str(rows_of_weights["layer"].iloc[rows_of_weights["value"].argmax()])
+    backbones.known_model(model)
+    network = probe.load_backbone(model, "random", device="cpu").model
+    return backbones.choose_layers(network, "stages", model)[0][-1]

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+import probe
+
+from .. import report
 from .._version import __version__
 from ..errors import ProbeError
-from ..report.index import write_index
-from ..results import load
 
 app = typer.Typer(
     name="probe",
@@ -71,8 +72,8 @@ def one_by_one(names: Sequence[str], work: Callable[[str], None], *, again: bool
 def write_again(folder: Path, out: Path) -> None:
     """Bring the report in a folder up to date with what lies beside it."""
     if (folder / "run.json").exists():
-        load(folder).to_html(folder / "report.html")
-        write_index(out)
+        probe.load(folder).to_html(folder / "report.html")
+        report.write_index(out)
         typer.echo(f"Report: {folder / 'report.html'}")
 
 

@@ -11,8 +11,15 @@ from typing import Any
 import typer
 
 from ..errors import ProbeError, ProbeWarning
-from . import analyses, networks, run, studies  # noqa: F401  which register commands
 from .app import app
+
+# Importing them registers their commands, in this order.
+# isort: off
+from . import run  # noqa: F401
+from . import analyses  # noqa: F401
+from . import studies  # noqa: F401
+from . import networks  # noqa: F401
+# isort: on
 
 
 @contextmanager

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..analyses.survey.survey import survey
-from ..analyses.survey.table import findings
-from ..backbones.catalogue import available, expand_models
-from ..certificates.certify import certify, sources
+import probe
+
+from .. import backbones
+from ..analyses import survey as surveys
 from ..errors import ProbeError
 from ..files import check_folder
-from ..variants.variant import VARIANTS, parse_variant
+from ..variants import VARIANTS, parse_variant
 from .app import aligned, app, one_by_one
-from .options import Device, ImageSize, Progress, Seed, parse_size, split_items
+from .options import REPORTS, split_items, with_options
+
+VariantName = Annotated[str, typer.Option(help=f"{', '.join(VARIANTS)}; parts are joined by +.")]
 
 
 @app.command("models")
@@ -28,14 +30,15 @@ def models_command(
     """List the models that can be probed, and which pretrained weights are at hand offline."""
     if not any(c in pattern for c in "*?["):
         pattern = f"*{pattern}*"
-    table = available(pattern)
+    table = probe.available(pattern)
     if offline:
         table = table[table["offline"] != ""]
     if table.empty:
         raise ProbeError(f"no timm model{' with weights at hand' * offline} matches {pattern!r}")
     lines = [("model", "pixels", "pretrained", "at hand offline")]
-    for row in table.itertuples(index=False):
-        lines.append((row.model, str(row.image_size), row.pretrained or "-", row.offline or "-"))
+    for row in table.to_dict("records"):
+        pixels = str(row["image_size"])
+        lines.append((row["model"], pixels, row["pretrained"] or "-", row["offline"] or "-"))
     for line in aligned(lines):
         typer.echo(line)
     at_hand = int((table["offline"] != "").sum())
@@ -46,12 +49,12 @@ def models_command(
 
 
 @app.command("sources")
+@with_options("image_size")
 def sources_command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name.")],
-    image_size: ImageSize = None,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name.")], **options: Any
 ) -> None:
     """List every place from which position can enter a network."""
-    table = sources(model, image_size=parse_size(image_size)).fillna("")
+    table = probe.sources(model, **options).fillna("")
     if table.empty:
         typer.echo(f"{model}: no source of position was found")
         return
@@ -64,54 +67,41 @@ def sources_command(
 
 
 @app.command("certify")
+@with_options("image_size", "margin", "seed", "device")
 def certify_command(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="timm names or globs.")],
-    variant: Annotated[
-        str,
-        typer.Option(help=f"{', '.join(VARIANTS)}; parts are joined by +."),
-    ] = "circular",
+    variant: VariantName = "circular",
     weights: Annotated[
         str, typer.Option(help="random, pretrained, or a .safetensors or .pth file.")
     ] = "random",
-    image_size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PIXELS",
-            help="224, or 224x320; by default the smallest that does.",
-            show_default=False,
-        ),
-    ] = None,
-    margin: Annotated[
-        int | None,
-        typer.Option(metavar="PIXELS", help="Of the variant canvas.", show_default=False),
-    ] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
+    **options: Any,
 ) -> None:
     """Measure whether a variant leaves a network any source of position.
 
     Exit status: 0 if every model passes; 1 if one does not; 2 if what was asked for can't be done.
     """
     parse_variant(variant)
-    names = expand_models(split_items(models))
-    size, failed = parse_size(image_size), []
+    names = backbones.expand_models(split_items(models))
+    failed = []
 
     def certify_one(name: str) -> None:
-        options = {"weights": weights, "image_size": size, "margin": margin}
-        found = certify(name, variant, **options, seed=seed, device=device)
-        if not found.passed:
+        certificate = probe.certify(name, variant, weights=weights, **options)
+        if not certificate.passed:
             failed.append(name)
+        (down, right), (height, width) = certificate.shift, certificate.image_size
         typer.echo(
-            f"{name}, {variant}: {'passes' if found.passed else 'fails'}; residual "
-            f"{found.residual:.1e} (threshold {found.threshold:.0e}), contrast "
-            f"{found.contrast:.1e}, shift {found.shift[0]} x {found.shift[1]} of "
-            f"{found.image_size[0]} x {found.image_size[1]} pixels; {found.reason}"
+            f"{name}, {variant}: {'passes' if certificate.passed else 'fails'}; residual "
+            f"{certificate.residual:.1e} (threshold {certificate.threshold:.0e}), contrast "
+            f"{certificate.contrast:.1e}, shift {down} x {right} of {height} x {width} pixels; "
+            f"{certificate.reason}"
         )
-        if found.contact is not None:
-            typer.echo(f"  margin {found.margin} pixels, contact {found.contact:.1e}")
-        if not found.passed and found.sources:
-            shown = ", ".join(found.sources[:4]) + (", …" if len(found.sources) > 4 else "")
-            count = len(found.sources)
+        if certificate.contact is not None:
+            typer.echo(f"  margin {certificate.margin} pixels, contact {certificate.contact:.1e}")
+        if not certificate.passed and certificate.sources:
+            shown = ", ".join(certificate.sources[:4]) + (
+                ", …" if len(certificate.sources) > 4 else ""
+            )
+            count = len(certificate.sources)
             remain = "1 source remains" if count == 1 else f"{count} sources remain"
             typer.echo(f"  {remain}: {shown}")
 
@@ -121,6 +111,7 @@ def certify_command(
 
 
 @app.command("survey")
+@with_options("seed", "device", "progress")
 def survey_command(
     models: Annotated[
         list[str] | None,
@@ -130,38 +121,31 @@ def survey_command(
             show_default=False,
         ),
     ] = None,
-    variant: Annotated[
-        str, typer.Option(help=f"{', '.join(VARIANTS)}; parts are joined by +.")
-    ] = "circular",
+    variant: VariantName = "circular",
     max_parameters: Annotated[
         float | None,
         typer.Option(
             metavar="MILLIONS", help="Leave larger architectures out.", show_default=False
         ),
     ] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    progress: Progress = True,
-    out: Annotated[Path, typer.Option(help="Folder of survey.csv and survey.html.")] = Path(
-        "reports/survey"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder of survey.csv and survey.html.")] = REPORTS
+    / "survey",
+    **options: Any,
 ) -> None:
     """Certify all architectures of timm, or some, with random weights; resumable."""
     check_folder(out)
     try:
-        table = survey(
+        table = probe.survey(
             split_items(models) if models else "*",
             out,
             variant=variant,
             max_parameters=max_parameters,
-            seed=seed,
-            device=device,
-            progress=progress,
+            **options,
         )
     except KeyboardInterrupt:
         typer.echo("\nInterrupted. What was finished is kept; run it again to go on.", err=True)
         raise typer.Exit(130) from None
-    for sentence in findings(table):
+    for sentence in surveys.findings(table):
         typer.echo(f"* {sentence}")
     if (out / "survey.csv").exists():
         typer.echo(f"\nTable: {out / 'survey.csv'}\nPage: {out / 'survey.html'}")

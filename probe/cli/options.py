@@ -1,21 +1,24 @@
-"""Options that commands share."""
+"""Options of commands: those of :class:`probe.runner.Options`, made from its fields."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..backbones.choice import PRESETS
 from ..errors import ProbeError
-from ..readouts.base import READOUTS
-from ..stimuli.opening import STIMULI
-from ..targets import TARGETS
+from ..runner.options import CHOICES, Options, OptionsGiven, option_words
 
 DEFAULT_MODEL = "tf_efficientnet_lite0"
+
+REPORTS = Path("reports")
+
+QUICK = "A small profile of under 10 minutes on 2 cores, in place of the full one."
 
 Models = Annotated[
     list[str] | None,
@@ -33,68 +36,9 @@ OneWeights = Annotated[
     ),
 ]
 
-Layers = Annotated[
-    list[str],
-    typer.Option(help=f"{', '.join(PRESETS)}, or module names and globs such as 'blocks.*'."),
-]
-
-Targets = Annotated[
-    list[str] | None,
-    typer.Option(help=f"{', '.join(TARGETS)}; all by default.", show_default=False),
-]
-
-Source = Annotated[str, typer.Option(help=f"{', '.join(STIMULI)}, or a folder of photographs.")]
-
-TrainImages = Annotated[int, typer.Option(help="Images to fit the readouts on.")]
-
-TestImages = Annotated[int, typer.Option(help="Images to score the readouts on.")]
-
-ImageSize = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PIXELS",
-        help="224, or 224x320 for height x width; by default what timm says, rounded up to a "
-        "multiple of the network's stride.",
-        show_default=False,
-    ),
-]
-
-BatchSize = Annotated[int, typer.Option(help="Images per forward pass.")]
-
-ReadoutName = Annotated[str, typer.Option(help=f"{', '.join(READOUTS)}.")]
-
-Kernel = Annotated[
-    int | None,
-    typer.Option(
-        help="Of ridge: 1, or 3 to read neighbourhoods of 3 x 3 places.", show_default=False
-    ),
-]
-
-Concat = Annotated[
-    bool | None,
-    typer.Option(
-        help="Read all layers together, resized to a common grid; by default posenet alone does.",
-        show_default=False,
-    ),
-]
-
-Seed = Annotated[int, typer.Option(help="Of random weights, images and whatever else is drawn.")]
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
-
-Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
-
 Out = Annotated[Path, typer.Option(help="Folder of the reports.")]
 
-REPORTS = Path("reports")
-
-STAGES = ["stages"]
-
-QUICK = "A small profile of under 10 minutes on 2 cores, in place of the full one."
-
 Seeds = Annotated[int, typer.Option(help="How many seeds.")]
-
-FirstSeed = Annotated[int, typer.Option(help="The first seed.")]
 
 Workers = Annotated[
     int | None,
@@ -104,6 +48,103 @@ Workers = Annotated[
         show_default=False,
     ),
 ]
+
+_DEFAULTS = {field.name: field.default for field in fields(Options)}
+
+
+def with_options(
+    *names: str, **defaults: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command some of :class:`~probe.runner.Options`.
+
+    The command takes them as ``**options``, ready for the function of the same name: lists are
+    split at commas, sizes are read, and what was not given is left out where the default depends on
+    something else.
+
+    Parameters
+    ----------
+    names : str
+        Which options.
+    **defaults
+        In place of the dataclass's.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        written = inspect.signature(command, eval_str=True)
+        start = [p for p in written.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        added = [_parameter(name, defaults.get(name, _DEFAULTS[name])) for name in names]
+        order = [p for p in start if p.name != "out"] + added
+        order += [p for p in start if p.name == "out"]  # last in every --help
+        start = [p.replace(kind=p.KEYWORD_ONLY) for p in order]
+
+        def call(**words: Any) -> None:
+            for name in names:
+                words[name] = _value(name, words[name])
+                if words[name] is None:
+                    del words[name]
+            command(**words)
+
+        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        call.__signature__ = written.replace(parameters=start)  # type: ignore[attr-defined]
+        call.__annotations__ = {}
+        return call
+
+    return decorate
+
+
+def _parameter(name: str, default: Any) -> inspect.Parameter:
+    """One option as typer reads it."""
+    kind = _kind(name)
+    hidden = default is None or name == "targets"
+    if hidden and name == "targets" and tuple(default) == _DEFAULTS["targets"]:
+        default = None
+    if kind == list[str] and isinstance(default, str):
+        default = [default]
+    elif kind == list[str] and default is not None:
+        default = list(default)
+    elif name == "image_size" and default is not None:
+        default = str(default)
+    option = typer.Option(
+        metavar="PIXELS" if name in ("image_size", "margin") else None,
+        help=_help(name),
+        show_default=not hidden,
+    )
+    annotation: Any = Annotated[kind if default is not None else kind | None, option]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+def _kind(name: str) -> Any:
+    """The type of an option on the command line."""
+    given = OptionsGiven.__annotations__[name].__forward_arg__
+    if "Sequence[str" in given:
+        return list[str]
+    if name == "image_size":
+        return str
+    return {"int": int, "bool": bool}.get(given.split(" | ")[0], str)
+
+
+def _help(name: str) -> str:
+    """What the docstring of the options says, without markup, and what can be named."""
+    sentences = re.split(r"(?<=\.) (?=[A-Z])", option_words()[name])
+    text = " ".join(s for s in sentences if not s.startswith("See :") and "tensor" not in s)
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
+    text = re.sub(r", see probe\.[\w.]+\.", ".", text)
+    if name == "image_size":
+        text = f"224, or 224x320 for height x width. {text}"
+    if name in CHOICES:
+        text = f"{text} Known: {', '.join(CHOICES[name])}."
+    return text.replace("×", "x")
+
+
+def _value(name: str, word: Any) -> Any:
+    """What was written on the command line, as Python takes it."""
+    if name == "image_size":
+        return parse_size(word)
+    if _kind(name) == list[str]:
+        return split_items(word) if word else None
+    return word
 
 
 def split_items(values: Iterable[str]) -> list[str]:
@@ -117,11 +158,18 @@ def split_items(values: Iterable[str]) -> list[str]:
 def _exists(path: str) -> bool:
     try:
         return Path(path).expanduser().exists()
-    except OSError:
+    except (OSError, RuntimeError, ValueError):
         return False
 
 
 def parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """Read ``224`` or ``224x320``.
+
+    Raises
+    ------
+    ProbeError
+        If it is something else.
+    """
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip())
@@ -132,4 +180,5 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
 
 
 def folder_name(model: str) -> str:
+    """Return the folder of a model's reports."""
     return re.sub(r"[^\w.+-]+", "_", model).strip(".") or "model"

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..coordconv.networks import PADDINGS
-from ..coordconv.study import CoordConvStudy, run_tasks
-from ..coordconv.tasks import SPLITS
-from ..coordconv.tasks import TASKS as COORDINATE_TASKS
+import probe
+
+from .. import report
+from ..coordconv.names import PADDINGS, SPLITS
+from ..coordconv.names import TASKS as COORDINATE_TASKS
 from ..files import check_folder
-from ..instances.networks import BORDERS
-from ..instances.settings import SCENES
-from ..instances.settings import TASKS as SEGMENTATIONS
-from ..instances.study import InstanceStudy, run_instances
-from ..report.index import write_index
+from ..instances.names import BORDERS, SCENES
+from ..instances.names import TASKS as SEGMENTATIONS
 from .app import app
-from .options import QUICK, REPORTS, Device, FirstSeed, Out, Progress, Seeds, Workers, split_items
+from .options import QUICK, REPORTS, Out, Seeds, Workers, split_items, with_options
 
 
 @app.command("coordconv")
+@with_options("seed", "device", "progress")
 def coordconv_command(
     tasks: Annotated[
         list[str] | None,
@@ -43,11 +42,9 @@ def coordconv_command(
     epochs: Annotated[
         float | None, typer.Option(help="In place of the profile's.", show_default=False)
     ] = None,
-    seed: FirstSeed = 0,
-    device: Device = "auto",
     workers: Workers = None,
-    progress: Progress = True,
     out: Out = REPORTS,
+    **options: Any,
 ) -> None:
     """Teach networks positions and pixels, with coordinates and without; resumable.
 
@@ -57,23 +54,22 @@ def coordconv_command(
     """
     _study(
         out / "coordconv",
-        lambda folder: run_tasks(
+        lambda folder: probe.coordconv.run_tasks(
             split_items(tasks or COORDINATE_TASKS),
             split_items(splits or SPLITS),
             paddings=split_items(paddings or PADDINGS),
             seeds=seeds,
             quick=quick,
             epochs=epochs,
-            seed=seed,
-            device=device,
             workers=workers,
-            progress=progress,
             folder=folder,
+            **options,
         ),
     )
 
 
 @app.command("instances")
+@with_options("seed", "device", "progress")
 def instances_command(
     scenes: Annotated[
         list[str] | None,
@@ -92,11 +88,9 @@ def instances_command(
     steps: Annotated[
         int | None, typer.Option(help="In place of the profile's.", show_default=False)
     ] = None,
-    seed: FirstSeed = 0,
-    device: Device = "auto",
     workers: Workers = None,
-    progress: Progress = True,
     out: Out = REPORTS,
+    **options: Any,
 ) -> None:
     """Teach a small network to tell objects apart, with every kind of border; resumable.
 
@@ -106,33 +100,31 @@ def instances_command(
     """
     _study(
         out / "instances",
-        lambda folder: run_instances(
+        lambda folder: probe.instances.run_instances(
             split_items(scenes or SCENES),
             split_items(borders or BORDERS),
             split_items(tasks or SEGMENTATIONS),
             seeds=seeds,
             quick=quick,
             steps=steps,
-            seed=seed,
-            device=device,
             workers=workers,
-            progress=progress,
             folder=folder,
+            **options,
         ),
     )
 
 
-def _study(folder: Path, run_it: Callable[[Path], CoordConvStudy | InstanceStudy]) -> None:
+def _study(folder: Path, run_it: Callable[[Path], Any]) -> None:
     """Run a study, save it and its page, and say what it found."""
     check_folder(folder)
     try:
-        found = run_it(folder)
+        study = run_it(folder)
     except KeyboardInterrupt:
         typer.echo("\nInterrupted. What was finished is kept; run it again to go on.", err=True)
         raise typer.Exit(130) from None
-    found.save(folder)
-    page = found.to_html(folder / f"{folder.name}.html")
-    for sentence in found.summary():
+    study.save(folder)
+    page = study.to_html(folder / f"{folder.name}.html")
+    for sentence in study.summary():
         typer.echo(f"* {sentence}")
-    write_index(folder.parent)
+    report.write_index(folder.parent)
     typer.echo(f"\nTable: {folder / 'scores.csv'}\nPage: {page}")

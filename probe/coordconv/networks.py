@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from .layers import coordinates
 from .tasks import SIDE
 
-PADDINGS: tuple[str, ...] = ("zeros", "circular", "valid")
-"""How a plain network is padded: as published, as a torus, or not at all."""
-
 
 class Painter(nn.Module):
     r"""CoordConv from a position to a score of every pixel.

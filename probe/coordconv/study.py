@@ -17,8 +17,8 @@ from ..errors import ProbeError, one_of, whole_number
 from ..files import write_files
 from ..machine import device_name, pick_device, versions
 from ..studies import Cell, Outcome, Study, over_seeds, pick_workers, run_cells
-from .networks import PADDINGS
-from .tasks import KEYS, METRICS, NETWORKS, PADDING_WORDS, SPLITS, TASKS, score_text
+from .names import PADDINGS, SPLITS, TASKS
+from .tasks import KEYS, METRICS, NETWORKS, PADDING_WORDS, score_text
 from .training import FULL, QUICK, train_network, training_cell
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import one_of
 from ..text import number_text
+from .names import SPLITS
 
 NETWORKS: tuple[str, ...] = ("coordconv", "plain")
 """Networks of each task."""
@@ -60,19 +61,6 @@ SQUARE = 9
 
 PLACES = SIDE - SQUARE + 1
 """Centres along each side for which the square lies whole on the canvas: 56."""
-
-TASKS: dict[str, str] = {
-    "classification": "position to pixel: a softmax over the 4,096 pixels",
-    "rendering": "position to picture: the square, pixel by pixel",
-    "regression": "pixel to position: a one-hot picture to its coordinates",
-}
-"""Tasks, and what they are."""
-
-SPLITS: dict[str, str] = {
-    "uniform": "80 % of the centres, chosen at random, train; the others test",
-    "quadrant": "three quadrants train; the fourth tests",
-}
-"""Splits of the centres, and what they are."""
 
 METRICS: dict[str, tuple[str, str]] = {
     "classification": ("accuracy", "share of centres whose pixel gets the highest score"),

@@ -9,21 +9,8 @@ from torch import Tensor, nn
 from ..borders.rules import extend
 from ..coordconv.layers import CoordConv2d
 from ..errors import one_of
+from .names import BORDERS
 from .scenes import CLASSES
-
-BORDERS: tuple[str, ...] = ("circular", "canvas", "zeros", "reflect", "coordconv")
-"""What a network sees beyond the edge of the image.
-
-``circular``
-    The opposite side, in every convolution.
-``canvas``
-    More of the scene, which goes on beyond the image; convolutions are not padded, so that no
-    border is in reach.
-``zeros``, ``reflect``
-    Zeros, or the mirrored map, in every convolution.
-``coordconv``
-    As ``circular``, and the first convolution is given coordinates: they alone say where it is.
-"""
 
 
 class SegmentationNetwork(nn.Module):

@@ -20,7 +20,8 @@ from ..report.parts import svg, templates
 from ..report.style import shown_once, style
 from ..studies import over_seeds
 from ..text import number_text
-from .settings import BORDER_WORDS, FLOOR, LEADING, SCENES, SHOWN, TASKS
+from .names import SCENES, TASKS
+from .settings import BORDER_WORDS, FLOOR, LEADING, SHOWN
 
 if TYPE_CHECKING:
     from .study import InstanceStudy

@@ -6,22 +6,6 @@ from dataclasses import dataclass
 
 from .scenes import CLASSES, STUFF, OrdinaryScenes, Scenes, TwinScenes
 
-TASKS: dict[str, str] = {
-    "semantic": "a class for every pixel, by cross-entropy",
-    "instance": "an embedding for every pixel, by the discriminative loss; clusters of it, on the "
-    "true foreground, are the objects",
-    "panoptic": "both heads trained together; clusters on the predicted foreground, each of the "
-    "class that most of its pixels have",
-}
-"""Tasks, and what they are."""
-
-SCENES: dict[str, str] = {
-    "twins": "2 × 2 exact copies of one thing on a torus",
-    "ordinary": "three to six things of several classes at random places",
-    "large": "8 copies in a row, on a canvas four times as wide as the receptive field",
-}
-"""Kinds of scenes, and what they are."""
-
 KEYS = ["scenes", "task", "borders", "seed"]
 """Columns that tell cells apart."""
 

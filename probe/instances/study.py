@@ -18,8 +18,8 @@ from ..files import write_files
 from ..machine import device_name, pick_device, versions
 from ..studies import Study, over_seeds, pick_workers, run_cells
 from ..text import number_text
-from .networks import BORDERS
-from .settings import BORDER_WORDS, FLOOR, FULL, KEYS, QUICK, SCENES, SETTINGS, TASKS
+from .names import BORDERS, SCENES, TASKS
+from .settings import BORDER_WORDS, FLOOR, FULL, KEYS, QUICK, SETTINGS
 from .training import train_network
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ Out: weights, predictions, and what each readout says of itself.
 Not here: networks, images, scores of predictions.
 
 - ``base``: heads that predict position targets from a layer's features.
+- ``spec``: which readouts there are, and which of them a run takes.
 - ``moments``: all that a ridge readout of any position target needs to know of a layer.
 - ``ridge``: ridge regression from position moments, regularised by cross-validation.
 - ``posenet``: the readout of the published protocol, trained by gradient descent.

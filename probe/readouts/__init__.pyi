@@ -1,6 +1,8 @@
 from .base import FOLDS as FOLDS
-from .base import READOUTS as READOUTS
 from .base import Readout as Readout
+from .base import as_features as as_features
+from .base import as_targets as as_targets
+from .base import with_controls as with_controls
 from .moments import Moments as Moments
 from .posenet import PoseNet as PoseNet
 from .ridge import LinearMap as LinearMap
@@ -9,3 +11,6 @@ from .ridge import Statistics as Statistics
 from .ridge import fit_ridge as fit_ridge
 from .ridge import solve_ridge as solve_ridge
 from .softmax import Softmax as Softmax
+from .spec import READOUTS as READOUTS
+from .spec import ReadoutSpec as ReadoutSpec
+from .spec import readout_record as readout_record

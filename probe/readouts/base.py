@@ -22,7 +22,8 @@ import inspect
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -31,9 +32,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..errors import ProbeError
-
-READOUTS: tuple[str, ...] = ("ridge", "posenet", "softmax")
-"""Names of the readouts."""
+from .moments import Moments
 
 FOLDS = 4
 """Folds of training images for cross-validation."""
@@ -46,18 +45,53 @@ class Readout(ABC):
 
     ``partial_fit`` takes features as they stream by, ``solve`` fits to targets: these are maps
     over places, the same for every image, and need not be known before. ``fit`` does both.
+
+    What a run has to know of a readout it says itself, in attributes of its class that a new one
+    may leave at their defaults. To add one, see :data:`~probe.readouts.READOUTS`.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    kernels : tuple of int
+        Sides of the neighbourhoods that it can be asked to see, the default first.
+    concat : bool
+        Whether it reads all layers together by default.
+    gridded : bool
+        Whether layers are resized to the common grid also where it reads them one by one.
+    pixel_targets : bool
+        Whether ``solve`` also takes targets larger than what is predicted; a run then gives maps
+        of the image's pixels.
+    train_images : int
+        How many training images it takes by default.
+    copies : int
+        Copies of all training features that it needs room for at a time.
+    needs_sums : bool
+        Whether the sums of each place that patterns are made of have to be kept beside it. If not,
+        they are taken from ``moments``.
+    moments : mapping of int to Moments
+        Of each fold, where it keeps them, until solved.
+    kernel : int
+        Side of the neighbourhoods that it sees.
     """
 
     name: ClassVar[str]
+    kernels: ClassVar[tuple[int, ...]] = (1,)
+    concat: ClassVar[bool] = False
+    gridded: ClassVar[bool] = False
+    pixel_targets: ClassVar[bool] = False
     train_images: ClassVar[int] = 256
-    """How many training images it takes by default."""
     copies: ClassVar[int] = 0
-    """Copies of all training features that it needs room for at a time."""
+    moments: Mapping[int, Moments] = MappingProxyType({})
     kernel: int = 1
+
+    @property
+    def needs_sums(self) -> bool:
+        return True
 
     @abstractmethod
     def partial_fit(self, features: ArrayLike | Tensor, fold: int = 0) -> Self:
-        """Take a batch of training features in.
+        """Accumulate one batch of training features.
 
         Parameters
         ----------
@@ -75,7 +109,7 @@ class Readout(ABC):
 
     @abstractmethod
     def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
-        """Fit to what came in, and let it go.
+        """Fit to the accumulated features, then free them.
 
         Parameters
         ----------
@@ -104,6 +138,56 @@ class Readout(ABC):
     @abstractmethod
     def reset(self) -> Self:
         """Forget everything."""
+
+    @classmethod
+    def describe(cls, kernel: int = 1) -> str:
+        """Say in a report what a readout is and how it is fitted; “scored on other images” follows.
+
+        By default the first line of the docstring.
+        """
+        return f"The readout: {(inspect.getdoc(cls) or cls.name).splitlines()[0].rstrip('.')};"
+
+    def bytes_held(self, channels: int, places: int, images: int) -> int:
+        """Bytes that it holds of a layer once so many training images came in."""
+        return 4 * self.copies * images * channels * places
+
+    def check(self, channels: int, height: int, width: int, device: torch.device) -> None:
+        """Refuse a layer that it can't see or has no memory for, before images stream.
+
+        Raises
+        ------
+        ProbeError
+            Which says what it would need.
+        """
+        self.places(height, width)
+
+    def chosen_alphas(self) -> list[float]:
+        """Regularisation of each target, of a readout that chooses it."""
+        return []
+
+    def extra_chance(self, height: int, width: int) -> dict[tuple[str, str], float]:
+        """Chance levels of what it alone is scored on, by target and metric.
+
+        Parameters
+        ----------
+        height, width : int
+            Places that are predicted.
+        """
+        return {}
+
+    def predict_and_score(
+        self, features: ArrayLike | Tensor
+    ) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
+        """Predict, and score each image on what :meth:`extra_chance` names.
+
+        Returns
+        -------
+        Tensor
+            See :meth:`predict`.
+        dict of (str, str) to Tensor, shape (B,)
+            By target and metric.
+        """
+        return self.predict(features), {}
 
     def places(self, height: int, width: int) -> tuple[int, int]:
         """Places (h', w') that are predicted from maps of h × w cells: those of whole kernels.
@@ -141,7 +225,7 @@ class Readout(ABC):
             If shapes do not fit, or there are no images.
         """
         features = as_features(features)
-        targets = as_targets(targets, self.places(*features.shape[2:]), self.larger_targets)
+        targets = as_targets(targets, self.places(*features.shape[2:]), self.pixel_targets)
         self.reset()
         for fold, part in enumerate(torch.tensor_split(features, min(folds, len(features)))):
             self.partial_fit(part, fold)
@@ -155,8 +239,11 @@ class Readout(ABC):
         total = ((truth - truth.mean((1, 2), keepdim=True)) ** 2).sum((1, 2))
         return float((1 - residual / total).mean())
 
-    larger_targets: ClassVar[bool] = False
-    """Whether ``solve`` takes maps of a larger size too."""
+    @classmethod
+    def make(cls, **options: Any) -> Self:
+        """Make one with those of the options that it takes."""
+        taken = inspect.signature(cls).parameters
+        return cls(**{name: value for name, value in options.items() if name in taken})
 
     # What scikit-learn's clone calls.
 
@@ -166,7 +253,7 @@ class Readout(ABC):
 
     def set_params(self, **params: Any) -> Self:
         """Change what the readout was made with; it has to be fitted again."""
-        self.__init__(**(self.get_params() | params))
+        self.__dict__ = type(self)(**(self.get_params() | params)).__dict__
         return self
 
     def __repr__(self) -> str:
@@ -190,9 +277,9 @@ def as_targets(
     t = torch.as_tensor(targets, dtype=torch.float64)
     fits = t.ndim == 3 and len(t) > 0
     if fits and places is not None:
-        here = tuple(t.shape[1:])
-        fits = here == tuple(places) or (
-            larger and all(n >= m for n, m in zip(here, places, strict=True))
+        size = tuple(t.shape[1:])
+        fits = size == tuple(places) or (
+            larger and all(n >= m for n, m in zip(size, places, strict=True))
         )
     if not fits:
         wanted = "h', w'" if places is None else f"{places[0]}, {places[1]}"
@@ -220,16 +307,16 @@ def check_memory(needed: float, device: torch.device, what: str, instead: str) -
         Which says what it would need.
     """
     if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
+        memory = torch.cuda.get_device_properties(device).total_memory
     else:
         try:
-            there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         except (AttributeError, ValueError, OSError):
-            there = 16 * 2**30
-    if needed > _SHARE_OF_MEMORY * there:
+            memory = 16 * 2**30
+    if needed > _SHARE_OF_MEMORY * memory:
         raise ProbeError(
             f"{what} would need {needed / 2**30:,.1f} GiB of memory, more than "
-            f"{_SHARE_OF_MEMORY:.0%} of the {there / 2**30:,.1f} GiB there are: {instead}"
+            f"{_SHARE_OF_MEMORY:.0%} of the {memory / 2**30:,.1f} GiB there are: {instead}"
         )
 
 

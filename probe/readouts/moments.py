@@ -67,8 +67,10 @@ class Moments:
         """
         origin = origin.repeat(kernel * kernel)
         size = len(origin)
-        double = {"dtype": torch.float64, "device": origin.device}
-        first, second = torch.zeros(size, places, **double), torch.zeros(size, size, **double)
+        first, second = (
+            torch.zeros(size, columns, dtype=torch.float64, device=origin.device)
+            for columns in (places, size)
+        )
         return cls(origin, 0, first, second, kernel)
 
     @property
@@ -136,9 +138,9 @@ class Moments:
             for (i, (y0, y1)), (j, (x0, x1)) in product(
                 enumerate(_parts(height, rows)), enumerate(_parts(width, columns))
             ):
-                here = cells[y0:y1, left + x0 : left + x1].reshape(-1, channels)
-                there = cells[y0 + down : y1 + down, left + right + x0 : left + right + x1]
-                parts[i, j] = there.reshape(-1, channels).T @ here
+                lower = cells[y0:y1, left + x0 : left + x1].reshape(-1, channels)
+                upper = cells[y0 + down : y1 + down, left + right + x0 : left + right + x1]
+                parts[i, j] = upper.reshape(-1, channels).T @ lower
             for y, x in product(range(rows), range(columns)):
                 window = product(_within(y, rows), _within(x, columns))
                 total = torch.stack([parts[key] for key in window]).sum(0)

@@ -57,10 +57,11 @@ class PoseNet(Readout):
     """
 
     name = "posenet"
+    kernels = (3,)
+    kernel = 3
+    concat = gridded = pixel_targets = True
     train_images = 2048  # 15 epochs of 256 are 120 steps, of which it learns little
     copies = 1
-    kernel = 3
-    larger_targets = True
 
     def __init__(
         self,
@@ -77,6 +78,13 @@ class PoseNet(Readout):
         self.learning_rate, self.momentum = learning_rate, momentum
         self.weight_decay, self.seed, self.progress = weight_decay, seed, progress
         self.reset()
+
+    @classmethod
+    def describe(cls, kernel: int = 3) -> str:
+        return (
+            "A readout is a 3 × 3 convolution with batch norm and a sigmoid, the same at every "
+            "place, trained by gradient descent as published by Islam et al. (2020)"
+        )
 
     def reset(self) -> Self:
         self._features: list[Tensor] = []
@@ -99,8 +107,7 @@ class PoseNet(Readout):
         size = tuple(truth.shape[1:])
         up = [_upsampling(n, m) for n, m in zip(size, places, strict=True)]
         if order is not None:
-            corners = {"size": places, "mode": "bilinear", "align_corners": True}
-            small = F.interpolate(truth[None], **corners)[0]
+            small = F.interpolate(truth[None], places, mode="bilinear", align_corners=True)[0]
             controls = with_controls(small, order)[len(truth) :]
             truth = torch.cat([truth, up[0] @ controls @ up[1].T])
         # The loss without its constant term: tr(Gy X Gx Xᵀ) − 2 tr(X Bᵀ), over the pixels.
@@ -160,8 +167,8 @@ class PoseNet(Readout):
         """Draw Xavier's initialisation, the same for each target."""
         bound = math.sqrt(6 / ((channels + 1) * self.kernel**2))
         rng = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, 2**60]))
-        weight = rng.uniform(-bound, bound, (1, channels, self.kernel, self.kernel))
-        weight = torch.tensor(weight, dtype=torch.float32).repeat(targets, 1, 1, 1)
+        drawn = rng.uniform(-bound, bound, (1, channels, self.kernel, self.kernel))
+        weight = torch.tensor(drawn, dtype=torch.float32).repeat(targets, 1, 1, 1)
         return weight, torch.zeros(targets, dtype=torch.float32)
 
     def predict(self, features: ArrayLike | Tensor) -> Tensor:

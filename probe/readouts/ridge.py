@@ -59,6 +59,7 @@ class Ridge(Readout):
     """
 
     name = "ridge"
+    kernels = (1, 3)
 
     def __init__(self, kernel: int = 1, alphas: Sequence[float] = ALPHAS) -> None:
         if kernel not in (1, 3):
@@ -73,21 +74,34 @@ class Ridge(Readout):
         self._origin: Tensor | None = None
         return self
 
-    def check(self, channels: int, places: int, device: torch.device, layer: str = "") -> None:
-        """Refuse features of so many channels that their moments would not fit in memory.
+    @property
+    def needs_sums(self) -> bool:
+        return self.kernel != 1  # moments of single places hold these sums
 
-        Raises
-        ------
-        ProbeError
-            Which says what it would need.
-        """
+    @classmethod
+    def describe(cls, kernel: int = 1) -> str:
+        seeing = ", seeing its neighbourhood of 3 × 3" if kernel == 3 else ""
+        return (
+            f"A readout is linear and the same at every place{seeing}, so that it can only read "
+            "position which the features carry themselves. It is fitted in closed form to the "
+            "moments of the training images' features, its regularisation chosen by "
+            "cross-validation over folds of images,"
+        )
+
+    def bytes_held(self, channels: int, places: int, images: int) -> int:
         size = channels * self.kernel**2
-        of = f" of layer {layer}" if layer else ""
+        return 8 * FOLDS * size * (size + places)
+
+    def chosen_alphas(self) -> list[float]:
+        return check_fitted(self.map).alphas.tolist()
+
+    def check(self, channels: int, height: int, width: int, device: torch.device) -> None:
+        super().check(channels, height, width, device)
+        size = channels * self.kernel**2
         check_memory(
-            8 * size * (2 * (FOLDS + 2) * size + FOLDS * places),
+            8 * size * (2 * (FOLDS + 2) * size + FOLDS * height * width),
             device,
-            f"a ridge readout{of} of {size:,} dimensions ({channels:,} channels, kernel "
-            f"{self.kernel})",
+            f"a ridge readout of {size:,} dimensions ({channels:,} channels, kernel {self.kernel})",
             "choose kernel 1, fewer layers, or the readout posenet",
         )
 
@@ -95,7 +109,8 @@ class Ridge(Readout):
         features = as_features(features)
         height, width = self.places(*features.shape[2:])
         if self._origin is None:
-            self.check(features.shape[1], height * width, features.device)
+            channels, rows, columns = features.shape[1:]
+            self.check(channels, rows, columns, features.device)
             self._origin, self._shape = pilot_origin(features), features.shape[1:]
         as_given(features, self._shape)
         if fold not in self.moments:
@@ -243,9 +258,9 @@ def fit_ridge(
         chosen = _cross_validate(folds, total, targets, scale, alphas)
     standard = whole.cross.new_zeros(len(targets), len(scale))
     for alpha in chosen.unique().tolist():
-        mine = (chosen == alpha).to(targets.device)
-        solved, _ = solve_ridge(whole.covariance, whole.cross[:, mine], alpha)
-        standard[mine] = solved.T
+        chose = (chosen == alpha).to(targets.device)
+        solved, _ = solve_ridge(whole.covariance, whole.cross[:, chose], alpha)
+        standard[chose] = solved.T
     weights = standard * scale
     intercept = targets.mean(1) - weights @ whole_mean(total)
     return LinearMap(total.origin, weights, intercept, chosen, total.kernel)

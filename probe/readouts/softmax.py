@@ -24,6 +24,9 @@ from .base import (
     with_controls,
 )
 
+CELLS = "cells"
+"""Target of the classification: the cell of a grid."""
+
 
 class Softmax(Readout):
     r"""Position as classification over a grid of cells: multinomial logistic regression.
@@ -57,6 +60,14 @@ class Softmax(Readout):
         self.cells = whole_number(cells, "cells", 2)
         self.alphas, self.iterations = choose_alphas(alphas), iterations
         self.reset()
+
+    @classmethod
+    def describe(cls, kernel: int = 1) -> str:
+        return (
+            "A readout is a multinomial logistic regression, the same at every place, of the cells "
+            "of a grid; a target's prediction is its expectation over cells. It is fitted by "
+            "L-BFGS, its regularisation chosen on a fold of images,"
+        )
 
     def reset(self) -> Self:
         self._features: list[Tensor] = []
@@ -100,7 +111,7 @@ class Softmax(Readout):
         if not self._models:
             check_fitted(None)
         features = as_features(features)
-        found = [
+        shares = [
             torch.softmax(
                 torch.einsum("bchw,ck->bkhw", features.to(weight.dtype), weight)
                 + bias[:, None, None],
@@ -108,10 +119,21 @@ class Softmax(Readout):
             )
             for weight, bias in self._models
         ]
-        return torch.cat(found, 1).to(torch.float64)
+        return torch.cat(shares, 1).to(torch.float64)
 
     def predict(self, features: ArrayLike | Tensor) -> Tensor:
         return self.expectation(self.predict_proba(features))
+
+    def extra_chance(self, height: int, width: int) -> dict[tuple[str, str], float]:
+        _, sizes = np.unique(self.grid(height, width), return_counts=True)
+        return {(CELLS, "top1"): float(sizes.max() / sizes.sum())}
+
+    def predict_and_score(
+        self, features: ArrayLike | Tensor
+    ) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
+        probabilities = self.predict_proba(features)
+        right = {(CELLS, "top1"): self.accuracy(probabilities)}
+        return self.expectation(probabilities), right
 
     def expectation(self, probabilities: Tensor) -> Tensor:
         """Expected targets (B, T, h, w) under probabilities of cells, see :meth:`predict_proba`."""
@@ -152,14 +174,14 @@ class Softmax(Readout):
             value, slope = _cross_entropy(z, member, flat.reshape(start.shape), alpha)
             return value, slope.ravel()
 
-        found = scipy.optimize.minimize(
+        solution = scipy.optimize.minimize(
             objective,
             start.ravel(),
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": self.iterations},
         )
-        return found.x.reshape(start.shape)
+        return solution.x.reshape(start.shape)
 
 
 def _cross_entropy(

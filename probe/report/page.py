@@ -8,6 +8,7 @@ import numpy as np
 
 from ..analyses.attribution.section import attribution_section
 from ..analyses.planted.section import planted_section
+from ..readouts.spec import readout_record
 from ..text import families
 from ..variants.variant import parse_variant
 from .figures.conditions import best_score, condition_label, family_label, leading, look
@@ -42,6 +43,7 @@ def page(result: Result) -> str:
             result=result,
             options=result.provenance["options"],
             provenance=result.provenance,
+            readout=readout_record(result.provenance),
             layer_count=len(shown),
             verdict=[s for s in result.verdict() if not _certified(s)],
             legend=_legend(result),

@@ -2,10 +2,10 @@ from .job import CONCAT as CONCAT
 from .job import INPUT as INPUT
 from .job import Condition as Condition
 from .job import Job as Job
-from .job import ReadoutSpec as ReadoutSpec
 from .options import DEFAULT_WEIGHTS as DEFAULT_WEIGHTS
-from .options import check_options as check_options
+from .options import Options as Options
 from .passes import fit as fit
+from .passes import measure as measure
 from .passes import score as score
 from .passes import stream as stream
 from .passes import test as test

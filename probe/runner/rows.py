@@ -25,7 +25,7 @@ def condition_rows(job: Job, condition: Condition, original: Condition | None) -
     tables = [
         score_rows(
             condition.scored[layer.name],
-            original and original.scored[layer.name],
+            original.scored[layer.name] if original else None,
             removes,
             job.seed,
             job.scenes,
@@ -43,7 +43,7 @@ def condition_rows(job: Job, condition: Condition, original: Condition | None) -
 
 
 def _placed(job: Job, condition: Condition) -> bool:
-    """Whether it is known which pixels the readouts' places lie over.
+    """Whether pixel positions of the readout's outputs are known.
 
     As published, layers on a common grid are taken to cover the whole image, also where the
     variant has left only the middle of them.
@@ -73,7 +73,7 @@ def find_patterns(
 ) -> Iterator[tuple[PatternKey, Pattern]]:
     """What the features of each layer are on average, place by place."""
     for layer in condition.layers:
-        apart = original and original.sums[layer.name]
+        apart = original.sums[layer.name] if original else None
         pattern = find_pattern(condition.sums[layer.name], layer.places, apart)
         yield (*condition.key, layer.name), pattern
 
@@ -100,28 +100,33 @@ def alpha_rows(condition: Condition) -> Iterator[dict[str, Any]]:
             }
 
 
-def find_cautions(job: Job, conditions: Sequence[Condition]) -> list[str]:
+SEAM = (
+    "so that the circular variant can show position that padding never made; use the variant "
+    "canvas, or tileable stimuli such as leaves"
+)
+"""What follows for a run from images that do not tile, and what to do."""
+
+
+def find_cautions(job: Job, conditions: Sequence[Condition], seam: str = SEAM) -> list[str]:
     """What a reader of the result should know before reading it."""
-    found = []
+    cautions = []
     source, size = job.source, job.source.image_size
     circular = any(c.view.variant.rule == "circular" for c in conditions)
     if circular and not source.tileable:
-        found.append(
+        cautions.append(
             f"circular padding on stimuli that do not tile ({source.name}): the seam where "
-            "opposite borders meet is itself a landmark, so that the circular variant can show "
-            "position that padding never made; use the variant canvas, or tileable stimuli such "
-            "as leaves"
+            f"opposite borders meet is itself a landmark, {seam}"
         )
     if circular and any(pixels % job.stride for pixels in size):
-        found.append(
+        cautions.append(
             f"images of {size[0]} × {size[1]} pixels are no multiple of the network's stride "
             f"of {job.stride}: the torus of some layer does not close, and circular padding "
             "leaves position behind"
         )
     if job.test_images == 1:
-        found.append("one test image gives no interval: low and high are NaN")
+        cautions.append("one test image gives no interval: low and high are NaN")
     elif len(set(job.scenes)) == 1:
-        found.append(
+        cautions.append(
             f"the {job.test_images} test images show one scene, which gives no interval: low and "
             f"high are NaN; take "
             + ("more photographs" if scene_size(source) == 1 else "more than four test images")
@@ -129,8 +134,8 @@ def find_cautions(job: Job, conditions: Sequence[Condition]) -> list[str]:
     for layer, truth in conditions[0].truths.items():
         flat = [t for t, m in zip(truth.targets, truth.maps, strict=True) if np.ptp(m) < 1e-9]
         if flat:
-            found.append(
+            cautions.append(
                 f"at {layer} the target {', '.join(flat)} is the same at every place: its scores "
                 "there are 0 by definition; choose a larger image size"
             )
-    return found
+    return cautions

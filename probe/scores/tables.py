@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..readouts.softmax import Softmax
 from .intervals import bootstrap_interval, bootstrap_share
 from .metrics import METRICS, localisation_error, per_image, spearman
 
 POSITION = "position"
 """Target of the localisation error: both coordinates together."""
-
-CELLS = "cells"
-"""Target of the readout ``softmax`` itself: the cell of a grid."""
 
 LOWER_IS_BETTER: tuple[str, ...] = ("mae", "error_px")
 """Metrics that are errors."""
@@ -43,8 +39,8 @@ class Truth:
         Names.
     maps : ndarray, shape (T, h, w), in [0, 1]
         Target maps at the places that are predicted.
-    order : ndarray of int, shape (h · w,)
-        The permutation of places of the control task.
+    order : ndarray of int, shape (h · w,), or None
+        The permutation of places of the control task, if there is one.
     image_size : (int, int)
         Pixels.
     border_distance : ndarray, shape (h, w)
@@ -53,7 +49,7 @@ class Truth:
 
     targets: tuple[str, ...]
     maps: Array
-    order: NDArray[np.int64]
+    order: NDArray[np.int64] | None
     image_size: tuple[int, int]
     border_distance: Array
 
@@ -98,13 +94,18 @@ def control_order(places: int, seed: int) -> NDArray[np.int64]:
     return rng.permutation(places)
 
 
-def score_layer(predictions: Array, truth: Truth, accuracy: Array | None = None) -> Scored:
+def score_layer(
+    predictions: Array,
+    truth: Truth,
+    extra: Mapping[tuple[str, str], tuple[Array, float]] | None = None,
+) -> Scored:
     """Score the predictions of a layer's readout on every test image.
 
     ``spc``, ``mae`` and ``r2`` of each target, see :mod:`probe.scores`; ``control``, the SPC of
     the same readout on the control task, and ``selectivity = spc − control``; ``error_px``, the
     median distance between predicted and true place, from the horizontal and the vertical readout
-    if there are both; ``top1``, if the readout classifies cells.
+    if there are both; what the readout alone is scored on. Without a control task there are
+    neither ``control`` nor ``selectivity``.
 
     Parameters
     ----------
@@ -112,8 +113,8 @@ def score_layer(predictions: Array, truth: Truth, accuracy: Array | None = None)
         Of the targets, then of their controls.
     truth : Truth
         Of the layer.
-    accuracy : ndarray, shape (N,), optional
-        Share of places put into the right cell.
+    extra : mapping of (str, str) to (ndarray, float), optional
+        By target and metric, further scores, shape (N,), and what one scores by chance.
     """
     count = len(truth.targets)
     flat = predictions.reshape(*predictions.shape[:2], -1)
@@ -128,13 +129,14 @@ def score_layer(predictions: Array, truth: Truth, accuracy: Array | None = None)
         chance.append(level)
 
     for t, target in enumerate(truth.targets):
-        control = spearman(flat[:, count + t], truth.controls[t])
         spread = float(np.abs(truth.flat[t] - truth.flat[t].mean()).mean())
         levels = {"spc": 0.0, "mae": spread, "r2": 0.0}
         for metric in METRICS:
             add(target, metric, found[metric][:, t], levels[metric])
-        add(target, "control", control, 0.0)
-        add(target, "selectivity", found["spc"][:, t] - control, 0.0)
+        if truth.order is not None:
+            control = spearman(flat[:, count + t], truth.controls[t])
+            add(target, "control", control, 0.0)
+            add(target, "selectivity", found["spc"][:, t] - control, 0.0)
     axes = [truth.targets.index(n) for n in ("horizontal", "vertical") if n in truth.targets]
     if len(axes) == 2:
         pixels = np.array([truth.image_size[1] - 1, truth.image_size[0] - 1.0])[:, None]
@@ -142,9 +144,8 @@ def score_layer(predictions: Array, truth: Truth, accuracy: Array | None = None)
         error = localisation_error(flat[:, axes] * pixels, true)
         blind = float(localisation_error(true.mean(1, keepdims=True), true))
         add(POSITION, "error_px", error, blind)
-    if accuracy is not None:
-        _, sizes = np.unique(Softmax().grid(*truth.maps.shape[1:]), return_counts=True)
-        add(CELLS, "top1", accuracy, float(sizes.max() / sizes.sum()))
+    for (target, metric), (score, level) in (extra or {}).items():
+        add(target, metric, score, level)
     return Scored(columns, np.stack(values, 1), np.array(chance))
 
 
@@ -224,7 +225,8 @@ def same_places(scored: Scored, other: Scored) -> NDArray[np.bool_]:
         {t: c for (t, m), c in zip(s.columns, s.chance, strict=True) if m in _SPREADS}
         for s in (scored, other)
     ]
-    here, there = ([s[target] for target, _ in scored.columns] for s in spreads)
+    # What only some readout is scored on may have none: then any other's counts.
+    here, there = ([s.get(t, next(iter(s.values()))) for t, _ in scored.columns] for s in spreads)
     return np.isclose(here, there, rtol=0.05, atol=0)
 
 

@@ -14,13 +14,13 @@ import timm
 import torch
 from matplotlib.figure import Figure
 from pandas.testing import assert_frame_equal
-from test_runner import state_of
 from torch import nn
 
 import probe
 from probe.analyses.attribution.attribution import Attribution, attribute, load_attribution
 from probe.analyses.attribution.figure import plot_attribution
 from probe.analyses.attribution.summary import COLUMNS
+from probe.runner import job
 from probe.scores.metrics import METRICS
 
 SMALL = {"train_images": 16, "test_images": 16, "image_size": 32, "progress": False}
@@ -310,10 +310,16 @@ def test_modules_that_write_in_place_do_not_spoil_kept_outputs():
     assert shared.provenance["cost"]["shared_forwards"] > 0
 
 
+def test_conditions_that_do_not_fit_together_give_the_same(monkeypatch):
+    whole = attribute(two(), "6", **SMALL).table
+    monkeypatch.setattr(job, "ROOM", 1)
+    assert_frame_equal(whole, attribute(two(), "6", **SMALL).table, check_exact=True)
+
+
 # ---------------------------------------------------------------- what is left behind
 
 
-def test_the_model_is_left_as_it_was():
+def test_the_model_is_left_as_it_was(state_of):
     model = two()
     model.train()
     model[1].eval()
@@ -343,7 +349,7 @@ class Fuse(nn.Module):
 
 
 @pytest.mark.parametrize("runs", [1, 2, 12, 20])
-def test_also_after_an_exception(runs):
+def test_also_after_an_exception(runs, state_of):
     fuse = Fuse(runs, images=4)
     model = network(fuse, nn.Conv2d(8, 8, 3, padding=1), fuse, nn.Conv2d(8, 8, 3, padding=1))
     own = model[5].forward = model[5].forward  # a patch of someone else's stays

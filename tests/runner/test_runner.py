@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import random
 from collections import OrderedDict
 
 import numpy as np
@@ -18,7 +17,6 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 import probe
-from probe.backbones.backbone import fingerprint
 from probe.backbones.probed import evaluating, probe_layers
 from probe.borders.rules import RULES
 from probe.runner import job, rows
@@ -203,22 +201,7 @@ class Boom(RuntimeError):
     pass
 
 
-def state_of(model: nn.Module) -> tuple:
-    return (
-        fingerprint(model),
-        [m.training for m in model.modules()],
-        [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
-        [(p.requires_grad, p.grad is None) for p in model.parameters()],
-        torch.get_rng_state().tolist(),
-        np.random.get_state()[1].tolist(),  # noqa: NPY002 - the global one
-        random.getstate(),
-        torch.is_grad_enabled(),
-        torch.get_float32_matmul_precision(),
-        torch.overrides._len_torch_function_stack(),
-    )
-
-
-def test_the_run_leaves_everything_as_it_was(tiny, tiny_options):
+def test_the_run_leaves_everything_as_it_was(tiny, tiny_options, state_of):
     tiny.train()
     tiny.stages[1].eval()
     before = state_of(tiny)
@@ -241,7 +224,7 @@ def test_also_with_torchs_precision_set(tiny, tiny_options, precision):
 
 
 @pytest.mark.parametrize("call", [1, 4, 9, 14])
-def test_also_after_an_exception_inside(tiny, tiny_options, call, monkeypatch):
+def test_also_after_an_exception_inside(tiny, tiny_options, call, monkeypatch, state_of):
     """In the dry run, the certificates, the training pass, the test pass."""
     forward, calls = nn.BatchNorm2d.forward, []
 
@@ -523,7 +506,7 @@ def test_sums_are_let_go(tiny, tiny_options, monkeypatch):
     held = []
     find = rows.find_pattern
     monkeypatch.setattr(rows, "find_pattern", lambda *a: held.append(a[2]) or find(*a))
-    monkeypatch.setattr(job, "_ROOM", 1)
+    monkeypatch.setattr(job, "ROOM", 1)
     got = probe.run(tiny, variants=["circular", "original"], **tiny_options)
     assert [sums is None for sums in held] == [False] * 4 + [True] * 4
     assert all(p.difference is not None for k, p in got.pattern.items() if k[1] == "circular")

@@ -8,7 +8,8 @@ import torch
 
 from probe.backbones.layer import Layer
 from probe.readouts.softmax import Softmax
-from probe.runner.options import make_head
+from probe.readouts.spec import ReadoutSpec
+from probe.runner.job import layer_truth
 from probe.scores.patterns import PlaceSums, find_pattern
 from probe.scores.tables import Scored, control_order, profile_rows, score_layer, score_rows
 
@@ -18,8 +19,7 @@ LAYER = Layer("x", 1, 4, 6, 8, "NCHW", 0, SIZE)
 
 
 def truth(kernel=1, readout="ridge"):
-    head = make_head(readout, kernel if readout == "ridge" else None)
-    return head.truth(TARGETS, LAYER, 0)
+    return layer_truth(ReadoutSpec(readout, kernel), TARGETS, LAYER)
 
 
 def predicted(noise: float, images=40, seed=0) -> np.ndarray:
@@ -105,9 +105,9 @@ def test_shares_are_defined_where_something_was_known():
 
 
 def test_top1_is_the_share_of_places_in_the_right_cell():
-    found = truth(readout="softmax")
-    right = np.linspace(0.2, 0.6, 5)
-    scored = score_layer(predicted(0, 5), found, right)
+    readout, right = Softmax(), np.linspace(0.2, 0.6, 5)
+    ((key, chance),) = readout.extra_chance(6, 8).items()
+    scored = score_layer(predicted(0, 5), truth(readout="softmax"), {key: (right, chance)})
     assert scored.columns[-1] == ("cells", "top1")
     np.testing.assert_allclose(scored.values[:, -1], right)
     sizes = np.bincount(Softmax().grid(6, 8).ravel())

@@ -5,4 +5,3 @@ from .figure import plot_attribution as plot_attribution
 from .summary import COLUMNS as COLUMNS
 from .summary import ENOUGH as ENOUGH
 from .summary import NEEDED as NEEDED
-from .units import GROUPS as GROUPS

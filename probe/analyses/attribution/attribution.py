@@ -11,54 +11,42 @@ played again.
 
 from __future__ import annotations
 
-import datetime
 import io
-import itertools
 import json
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
-from ...backbones.backbone import Backbone, input_size, load_backbone
-from ...backbones.catalogue import known_model
-from ...backbones.choice import choose_layers, total_stride
-from ...backbones.layer import Layer
-from ...backbones.probed import evaluating, probe_layers
 from ...errors import ProbeError, ProbeWarning, one_of
 from ...files import json_bytes, reading, write_files
-from ...machine import device_name, exact_float32, memory_explained, pick_device, versions
-from ...readouts.base import FOLDS
-from ...readouts.ridge import Ridge
-from ...runner.options import check_options, image_sides
-from ...scores.metrics import METRICS, per_image
-from ...stimuli.leaves import Leaves
-from ...stimuli.opening import open_stimuli
-from ...stimuli.scenes import antithetic_batch, scenes
-from ...stimuli.source import Stimuli
-from ...targets import layer_targets
+from ...machine import memory_explained
+from ...runner.job import Condition, groups_that_fit
+from ...runner.options import Options, SharedGiven, takes_options
+from ...runner.passes import measure
+from ...runner.rows import find_cautions
+from ...runner.setup import one_weights, opened, weights_record
 from ...variants.run import open_variant
 from ...variants.variant import parse_variant
-from .replay import ReplayedCondition, ReplayedNetwork, leaf_modules, plan_conditions, share_outputs
+from ..names import GROUPS
+from .replay import ReplayedNetwork, leaf_modules, open_runs
 from .summary import COLUMNS, NUMBER_COLUMNS, effect_table, target_sentences
-from .units import GROUPS, find_units
+from .units import find_units
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TABLE, _RECORD = "attribution.csv", "attribution.json"
 
-_MOMENTS_BYTES = 2 * 2**30  # of float64 sums held at a time
+_SEAM = (
+    "so that calls without padding of their own put position there, too; use tileable stimuli such "
+    "as leaves"
+)
 
 
 @dataclass(frozen=True)
@@ -167,6 +155,11 @@ def load_attribution(folder: str | Path) -> Attribution:
         return Attribution(table.astype({"order": "int64"}), record)
 
 
+@takes_options(
+    *("stimuli", "train_images", "test_images", "image_size", "batch_size", "seed", "device"),
+    *("progress", "name", "mean", "std"),
+    train_images=128,
+)
 def attribute(
     model: str | nn.Module,
     layer: str,
@@ -174,18 +167,8 @@ def attribute(
     *,
     weights: str | Path = "pretrained",
     groups: str = "calls",
-    stimuli: str | Path | Tensor | Stimuli = "leaves",
-    train_images: int = 128,
-    test_images: int = 64,
-    image_size: int | tuple[int, int] | None = None,
-    batch_size: int = 32,
-    seed: int = 0,
-    device: str | torch.device = "auto",
-    progress: bool = True,
-    name: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
     share: bool = True,
+    **options: Unpack[SharedGiven],
 ) -> Attribution:
     """Find out which padded calls, and which sides of the image, put position into a layer.
 
@@ -196,7 +179,7 @@ def attribute(
     Each pass ends where the layer has fired. What comes before a call is the same as in the pass
     as trained or in the circular one, and is not computed again: outputs of modules are kept for
     one batch and played again, where one image has shown that the result stays the same, bit for
-    bit. The model comes back as it was.
+    bit. The model comes back as it was. Circular padding removes position only on images that tile.
 
     Parameters
     ----------
@@ -213,26 +196,9 @@ def attribute(
         one block, see :func:`probe.layers.choose_layers`; calls outside any block stay apart) or
         ``stages`` (all that run after one stage of timm's ``feature_info`` ended, until the next
         one, whose name they have).
-    stimuli : str, Path, Tensor or Stimuli
-        As in :func:`probe.run`. Circular padding removes position only on images that tile.
-    train_images, test_images : int
-        How many images to fit each readout on (at least 2) and to score it on.
-    image_size : int or (int, int), optional
-        Pixels; by default as in :func:`probe.run`.
-    batch_size : int
-        Images per forward pass; memory for kept outputs grows with it.
-    seed : int
-        Of random weights, images and bootstrap.
-    device : str or torch.device
-        ``auto``: CUDA where there is one, else the CPU; a module stays where it is.
-    progress : bool
-        Show a bar.
-    name : str, optional
-        What to call the model.
-    mean, std : sequence of 3 float, optional
-        Its normalisation, if not what timm's config says (a module without one: 0 and 1).
     share : bool
         Whether to play outputs again; without, the same numbers take longer.
+    {options}
 
     Returns
     -------
@@ -250,201 +216,78 @@ def attribute(
     >>> found.summary()
     >>> found.table.query("kind == 'call' and keeps == 'only' and metric == 'spc'")
     """
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     one_of(groups, GROUPS, "groups")
-    _, targets = check_options(
-        "circular", target, "ridge", train_images, test_images, batch_size, seed
+    if not isinstance(layer, str):
+        raise ProbeError(f"layer: expected the name of one module, got {layer!r}")
+    chosen = Options.of(
+        options,
+        weights=one_weights(model, weights),
+        variants="circular",
+        layers=layer,
+        targets=target,
     )
-    if isinstance(model, nn.Module):
-        weights = "given" if weights == "pretrained" else weights
-    elif not isinstance(model, str):
-        raise ProbeError(f"model: expected a timm name or a torch module, got {model!r}")
-    if not isinstance(weights, str | Path):
-        raise ProbeError(
-            f"weights: expected 'pretrained', 'random' or the path of a checkpoint, got {weights!r}"
-        )
-    size = image_sides(image_size)
-    if isinstance(stimuli, Tensor | np.ndarray) and size is None and stimuli.ndim == 4:
-        size = (int(stimuli.shape[2]), int(stimuli.shape[3]))
-    elif isinstance(stimuli, Stimuli) and size is None:
-        size = stimuli.image_size
-    if isinstance(model, str):
-        known_model(model)
-    pick_device(device)
-    shares = {"train_images": train_images, "test_images": test_images}
-    open_stimuli(stimuli, size or (32, 32), seed, **shares)  # before a long download of weights
-    named = {"seed": seed, "device": device, "name": name, "mean": mean, "std": std}
-    backbone = load_backbone(model, weights, image_size=size, **named)
-    stride = total_stride(backbone.model)
-    size = size or input_size(backbone.config, stride)
-    source = open_stimuli(stimuli, size, seed, **shares)
-
-    with ExitStack() as stack:
-        stack.enter_context(exact_float32())
-        stack.enter_context(evaluating(backbone.model))
-        images = Leaves(size, seed).batch("certificate", 0, 1)
-        with memory_explained(1):
-            taps = probe_layers(
-                backbone.model, _one_layer(backbone, layer), backbone.normalise(images)
+    with opened(model, chosen) as setup:
+        source, images = setup.stimuli, setup.leaves[:1]
+        backbone, taps = setup.first, setup.probed
+        if len(taps.layers) != 1:
+            raise ProbeError(
+                f"layer: expected the name of one module, got {layer!r}, which stands for "
+                f"{len(taps.layers)}"
             )
+        with memory_explained(1):
             units, runs = find_units(backbone, taps, images, groups)
             close = open_variant(backbone, parse_variant("circular"), taps, images).close
-        network = ReplayedNetwork(backbone, taps, batch_size)
-        conditions = plan_conditions(units, groups[:-1], close)
-        if share:
-            with memory_explained(1):
-                share_outputs(network, conditions, units, runs, images)
-        cautions = _cautions(source, stride, targets, network.layer, test_images)
+            network = ReplayedNetwork(backbone, taps)
+            planned = open_runs(network, units, groups[:-1], close, images, runs if share else {})
+        job = replace(setup.job(), controls=False)
+        conditions = [Condition.of(job, backbone, run) for run in planned]
+        cautions = find_cautions(job, conditions, _SEAM)
         for message in cautions:
-            warnings.warn(message, ProbeWarning, stacklevel=2)
-        bar = tqdm(
-            total=(train_images + test_images) * len(conditions),
+            warnings.warn(message, ProbeWarning, stacklevel=3)
+        with tqdm(
+            total=(job.train_images + job.test_images) * len(conditions),
             desc=f"{backbone.name}, {network.layer.name}",
             unit="img",
-            disable=not progress,
+            disable=not chosen.progress,
             dynamic_ncols=True,
-        )
-        stack.enter_context(bar)
-        channels, (rows, columns) = network.layer.channels, network.layer.places
-        together = max(1, _MOMENTS_BYTES // (FOLDS * 8 * channels * (channels + rows * columns)))
-        for first in range(0, len(conditions), together):
-            part = conditions[first : first + together]
-            _train(network, part, partial(source.batch, "train"), train_images, bar)
-            for condition in part:
-                condition.solve(targets)
-            test = partial(antithetic_batch, source, stride=stride)
-            _test(network, part, test, test_images, bar)
-
+        ) as bar:
+            for group in groups_that_fit(job, conditions):
+                measure(job, group, bar)
+                for condition in group:
+                    condition.sums.clear()
+                    condition.predictions.clear()
     for message in source.cautions:  # known once the images were read
         cautions.append(message)
-        warnings.warn(message, ProbeWarning, stacklevel=2)
-    table = effect_table(conditions, targets, scenes(source, test_images), seed).assign(
+        warnings.warn(message, ProbeWarning, stacklevel=3)
+    kept = [run.kept for run in planned]
+    scored = [condition.scored[network.layer.name] for condition in conditions]
+    table = effect_table(kept, scored, job.targets, job.scenes, job.seed).assign(
         model=backbone.name,
         weights=backbone.weights,
         stimuli=source.name,
-        readout=Ridge.name,
+        readout=job.head.label,
         layer=network.layer.name,
     )[COLUMNS]
-    per_image = len(leaf_modules(backbone.model, runs))
-    provenance = {
-        "name": backbone.name,
-        "module": isinstance(model, nn.Module),
-        "named_stimuli": isinstance(stimuli, str | Path),
+    shared = sum(run.saved for run in planned)
+    forwards = len(leaf_modules(backbone.model, runs)) * len(planned)
+    provenance = setup.origin() | {
         "options": {
-            "model": model if isinstance(model, str) else type(model).__name__,
+            **setup.recorded("model"),
             "layer": network.layer.name,
-            "target": targets,
+            "target": job.targets,
             "weights": str(weights),
             "groups": groups,
-            "stimuli": source.name,
-            **shares,
-            "image_size": list(size),
-            "batch_size": batch_size,
-            "seed": seed,
-            "device": str(device),
-            "name": name,
-            "mean": None if mean is None else list(backbone.mean),
-            "std": None if std is None else list(backbone.std),
+            **setup.recorded(
+                *("stimuli", "train_images", "test_images", "image_size", "batch_size", "seed"),
+                *("device", "name", "mean", "std"),
+            ),
         },
-        "backbone": {
-            "weights": backbone.weights,
-            "source": backbone.source,
-            "sha256": backbone.sha256,
-            "mean": list(backbone.mean),
-            "std": list(backbone.std),
-        },
-        "stimuli": {
-            "name": source.name,
-            "tileable": source.tileable,
-            "stationary": source.stationary,
-            "skipped": source.skipped,
-        },
-        "entry": taps.entry,
+        "backbone": weights_record(backbone),
         "cost": {
-            "conditions": len(conditions),
-            "module_forwards": per_image * len(conditions) - sum(c.saved for c in conditions),
-            "shared_forwards": sum(c.saved for c in conditions),
+            "conditions": len(planned),
+            "module_forwards": forwards - shared,
+            "shared_forwards": shared,
         },
         "warnings": cautions,
-        "device": device_name(backbone.device),
-        "versions": versions(),
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - clock, 1),
     }
     return Attribution(table, provenance)
-
-
-def _one_layer(backbone: Backbone, layer: str) -> str:
-    found = [layer]
-    if isinstance(layer, str):
-        found, _ = choose_layers(backbone.model, layer, backbone.name)
-    if not isinstance(layer, str) or len(found) != 1:
-        what = f"which stands for {len(found)}" if isinstance(layer, str) else "no name"
-        raise ProbeError(f"layer: expected the name of one module, got {layer!r}, {what}")
-    return found[0]
-
-
-def _cautions(
-    source: Stimuli, stride: int, targets: Sequence[str], layer: Layer, test_images: int
-) -> list[str]:
-    """What a reader of the table should know before reading it."""
-    found = []
-    if not source.tileable:
-        found.append(
-            f"circular padding on stimuli that do not tile ({source.name}): the seam where "
-            "opposite borders meet is itself a landmark, so that calls without padding of their "
-            "own put position there, too; use tileable stimuli such as leaves"
-        )
-    if any(pixels % stride for pixels in source.image_size):
-        found.append(
-            f"images of {source.image_size[0]} × {source.image_size[1]} pixels are no multiple of "
-            f"the network's stride of {stride}: the torus of some layer does not close, and "
-            "circular padding leaves position behind"
-        )
-    if len(np.unique(scenes(source, test_images))) == 1:
-        found.append(
-            f"the {test_images} test images show one scene, which gives no interval: low and high "
-            "are NaN"
-        )
-    maps = layer_targets(targets, layer.image_size, layer.rows, layer.columns)
-    flat = [t for t, values in zip(targets, maps, strict=True) if np.ptp(values) < 1e-9]
-    if flat:
-        found.append(
-            f"at {layer.name} the target {', '.join(flat)} is the same at every place: its scores "
-            "there are 0 by definition; choose a larger image size"
-        )
-    return found
-
-
-def _train(
-    network: ReplayedNetwork,
-    conditions: Sequence[ReplayedCondition],
-    batch: Callable[[int, int], Tensor],
-    count: int,
-    bar: tqdm,
-) -> None:
-    folds = min(FOLDS, count)
-    bounds = [fold * count // folds for fold in range(folds + 1)]
-
-    def receive(condition: ReplayedCondition, features: Tensor, start: int) -> None:
-        for fold, (first, last) in enumerate(itertools.pairwise(bounds)):
-            mine = features[max(first - start, 0) : max(last - start, 0)]
-            if len(mine):
-                condition.readout.partial_fit(mine, fold)
-
-    network.stream(conditions, batch, count, bar, receive)
-
-
-def _test(
-    network: ReplayedNetwork,
-    conditions: Sequence[ReplayedCondition],
-    batch: Callable[[int, int], Tensor],
-    count: int,
-    bar: tqdm,
-) -> None:
-    def receive(condition: ReplayedCondition, features: Tensor, start: int) -> None:
-        predictions = condition.readout.predict(features).flatten(2).cpu().numpy()
-        by_metric = per_image(predictions, condition.truth)
-        condition.values.append(np.stack([by_metric[m] for m in METRICS], -1))
-
-    network.stream(conditions, batch, count, bar, receive)

@@ -1,91 +1,77 @@
-"""Conditions of an attribution, with outputs that stay the same played again."""
+"""Passes of an attribution, in which outputs that stay the same are played again."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
-from tqdm.auto import tqdm
 
 from ...backbones.backbone import Backbone
-from ...backbones.layer import Layer, all_tensors, first_tensor, single_precision
+from ...backbones.layer import Layer, all_tensors, first_tensor
 from ...backbones.probed import ProbedLayers, describe, hooked
-from ...borders.calls import Call
 from ...borders.mode import padding
 from ...borders.rules import SIDES
 from ...errors import ProbeError, ProbeWarning
-from ...machine import memory_explained
-from ...readouts.ridge import Ridge
-from ...targets import layer_targets
-from .units import Runs, Unit
+from ...variants.run import VariantRun
+from ...variants.variant import Variant
+from .units import Kept, Runs, Unit
+
+Border = Callable[[], AbstractContextManager[Any]]
+"""Makes the context in which some of the padding is left."""
 
 
-@dataclass(eq=False)
-class ReplayedCondition:
-    """One way to keep some padding, on its way through the two passes."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ReplayedRun(VariantRun):
+    """A backbone run up to one layer with some of its padding, playing again what it can.
 
-    kind: str
-    unit: str
-    order: int
-    keeps: str
-    border: Callable[[], AbstractContextManager[Any]]
-    function: str = ""
-    base: ReplayedCondition | None = None  # what it is the same as before ``start``
-    start: int = 0
-    replayed: frozenset[str] = frozenset()  # modules that do not run
-    needed: frozenset[str] = frozenset()  # those of them whose output something reads
-    saved: int = 0  # modules without children among all those
-    layer: Layer | None = None
-    readout: Ridge = field(default_factory=Ridge)
-    truth: NDArray[np.float64] | None = None
-    values: list[NDArray[np.float64]] = field(default_factory=list)  # (B, T, metrics) by batch
+    Attributes
+    ----------
+    network : ReplayedNetwork
+        The backbone.
+    kept : Kept
+        What keeps its padding.
+    border : callable
+        Makes the context to run in.
+    base : ReplayedRun, optional
+        Whose outputs it plays again.
+    replayed : frozenset of str
+        Modules that do not run.
+    needed : frozenset of str
+        Those of them whose output something reads.
+    saved : int
+        How many modules without children are among all those.
+    """
 
-    def solve(self, targets: Sequence[str]) -> None:
-        layer = self.layer
-        truth = layer_targets(targets, layer.image_size, layer.rows, layer.columns)
-        self.truth = truth.reshape(len(targets), -1)
-        self.readout.solve(truth)
+    network: ReplayedNetwork
+    kept: Kept
+    border: Border
+    base: ReplayedRun | None = None
+    replayed: frozenset[str] = frozenset()
+    needed: frozenset[str] = frozenset()
+    saved: int = 0
 
-
-def plan_conditions(units: Sequence[Unit], kind: str, close: bool) -> list[ReplayedCondition]:
-    def circular(**options: Any) -> Callable[[], AbstractContextManager[Any]]:
-        return lambda: padding("circular", close=close, **options)
-
-    original = ReplayedCondition("network", "original", 1, "all", nullcontext)
-    bare = ReplayedCondition("network", "circular", 2, "none", circular())
-    only, all_but = [], []
-    for order, unit in enumerate(units, 1):
-        mine = {"function": ", ".join(unit.functions), "start": unit.start}
-
-        def inside(call: Call, modules: Collection[str] = unit.modules) -> bool:
-            return call in modules
-
-        def outside(call: Call, modules: Collection[str] = unit.modules) -> bool:
-            return call not in modules
-
-        named = (kind, unit.name, order)
-        only.append(ReplayedCondition(*named, "only", circular(where=outside), base=bare, **mine))
-        all_but.append(
-            ReplayedCondition(*named, "all but", circular(where=inside), base=original, **mine)
-        )
-    found = [original, bare, *only, *all_but]
-    for order, side in enumerate(SIDES, 1):
-        others = tuple(s for s in SIDES if s != side)
-        found += [
-            ReplayedCondition("side", side, order, "only", circular(sides=others)),
-            ReplayedCondition("side", side, order, "all but", circular(sides=side)),
-        ]
-    return found
+    def run(
+        self,
+        backbone: Backbone,
+        images: Tensor,
+        receive: Callable[[Layer, Tensor], None],
+        *,
+        seed: int = 0,
+        first: int = 0,
+    ) -> Any:
+        """Run until the layer has fired; hand over its map."""
+        output = self.network.output(self, images)
+        (layer,) = self.layers
+        receive(layer, layer.canonical(output, len(images)))
+        return output
 
 
 class _Reached(Exception):
@@ -93,16 +79,41 @@ class _Reached(Exception):
 
 
 class ReplayedNetwork:
-    """A backbone up to one layer."""
+    """A backbone up to one layer, and what it keeps of one batch.
 
-    def __init__(self, backbone: Backbone, taps: ProbedLayers, batch_size: int) -> None:
-        self.backbone, self.taps, self.batch_size = backbone, taps, batch_size
+    Attributes
+    ----------
+    wanted : dict of Kept to frozenset of str
+        By base, modules whose outputs others need.
+    """
+
+    def __init__(self, backbone: Backbone, taps: ProbedLayers) -> None:
+        self.backbone, self.taps = backbone, taps
         self.layer = taps.layers[0]
+        self.wanted: dict[Kept, frozenset[str]] = {}
+        self._held: tuple[Kept | None, Tensor | None, dict[str, Tensor]] = (None, None, {})
+
+    def output(self, run: ReplayedRun, images: Tensor) -> Any:
+        """Return what the layer returns in a pass.
+
+        The outputs that others need of a base are kept until another base runs, or other images
+        come: passes that share a base had best follow it, one after another.
+        """
+        base = run.base or run
+        same = self._held[0] == base.kept and self._held[1] is images
+        if run is base or (run.needed and not same):
+            self._held = (None, None, {})
+            output, kept = self.run(images, base.border, self.wanted.get(base.kept, ()))
+            self._held = (base.kept, images, kept)
+            if run is base:
+                return output
+        play = _plays(run.replayed, run.needed, self._held[2])
+        return self.run(images, run.border, play=play)[0]
 
     def run(
         self,
         images: Tensor,
-        border: Callable[[], AbstractContextManager[Any]],
+        border: Border,
         keep: Collection[str] = (),
         play: Mapping[str, Callable[[], Tensor]] | None = None,
         watch: AbstractContextManager[Any] | None = None,
@@ -130,11 +141,11 @@ class ReplayedNetwork:
         """
         model, layer = self.backbone.model, self.layer.name
         kept: dict[str, Tensor] = {}
-        found: list[Any] = []
+        outputs: list[Any] = []
 
         def take(name: str, output: Any) -> None:
             if name == layer:
-                found.append(output)
+                outputs.append(output)
                 raise _Reached
             kept[name] = output.clone()  # modules after it may write into it
 
@@ -148,73 +159,137 @@ class ReplayedNetwork:
             ):
                 getattr(model, self.taps.entry)(x)
         except _Reached:
-            return found[0], kept
+            return outputs[0], kept
         raise ProbeError(f"layer {layer!r} of {self.backbone.name} did not run")
 
-    def features(self, condition: ReplayedCondition, output: Any, count: int) -> Tensor:
-        """See the layer's output as places (B, C, h, w); learn its size the first time."""
-        if condition.layer is None:
-            condition.layer = self.layer
-            shape = tuple(first_tensor(output, count).shape)
-            usual = (self.layer.channels, self.layer.height, self.layer.width)
-            if self.layer.layout != "NCHW" or shape[1:] != usual:
-                size = self.layer.image_size
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", ProbeWarning)  # tap has said it
-                    seen = describe(self.backbone.model, self.layer.name, 1, shape, count, size)
-                if seen is None or max(seen.places) == 1:
-                    raise ProbeError(
-                        f"layer {self.layer.name!r} of {self.backbone.name} can't be probed with "
-                        f"padding kept in {condition.keeps} {condition.unit}: it returns a tensor "
-                        f"of shape {shape}; choose a larger image size or another layer"
-                    )
-                condition.layer = seen
-        layer = condition.layer
-        features = layer.reduce(single_precision(layer.canonical(output, count)))
-        if not bool(torch.isfinite(features).all()):
+    def seen(self, output: Any, count: int, kept: Kept) -> Layer:
+        """Return the layer as it is in a pass, from its output for so many images."""
+        layer, tensor = self.layer, first_tensor(output, count)
+        shape = () if tensor is None else tuple(tensor.shape)
+        if layer.layout == "NCHW" and shape[1:] == (layer.channels, layer.height, layer.width):
+            return layer
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ProbeWarning)  # probe_layers has said it
+            seen = describe(self.backbone.model, layer.name, 1, shape, count, layer.image_size)
+        if seen is None or max(seen.places) == 1:
             raise ProbeError(
-                f"features are not finite (NaN or infinity) at layer {layer.name} of "
-                f"{self.backbone.name}: check the weights, or choose an earlier layer"
+                f"layer {layer.name!r} of {self.backbone.name} can't be probed with {kept.words}: "
+                f"it returns a tensor of shape {shape}; choose a larger image size or another layer"
             )
-        return features
-
-    def stream(
-        self,
-        conditions: Sequence[ReplayedCondition],
-        batch: Callable[[int, int], Tensor],
-        count: int,
-        bar: tqdm,
-        receive: Callable[[ReplayedCondition, Tensor, int], None],
-    ) -> None:
-        """Run every batch through every condition; hand over the layer's features.
-
-        The conditions that share a base come together, so that the kept outputs of one base are
-        held at a time.
-        """
-        network = [c for c in conditions if c.kind == "network"]
-        bases = dict.fromkeys([*network, *_bases(conditions)])
-        for start in range(0, count, self.batch_size):
-            stop = min(start + self.batch_size, count)
-            with memory_explained(stop - start):
-                images = batch(start, stop)
-                for base in (*bases, None):
-                    mine = [c for c in conditions if c.base is base and c not in bases]
-                    kept: dict[str, Tensor] = {}
-                    keep = frozenset().union(*(c.needed for c in mine))
-                    if base is not None and (base in conditions or keep):
-                        output, kept = self.run(images, base.border, keep)
-                        if base in conditions:
-                            mine.insert(0, base)
-                    for condition in mine:
-                        if condition is not base:
-                            play = _plays(condition.replayed, condition.needed, kept)
-                            output, _ = self.run(images, condition.border, play=play)
-                        receive(condition, self.features(condition, output, stop - start), start)
-                        bar.update(stop - start)
+        return seen
 
 
-def _bases(conditions: Sequence[ReplayedCondition]) -> Iterator[ReplayedCondition]:
-    return (c.base for c in conditions if c.base is not None)
+def open_runs(
+    network: ReplayedNetwork,
+    units: Sequence[Unit],
+    kind: str,
+    close: bool,
+    images: Tensor,
+    runs: Runs,
+) -> list[ReplayedRun]:
+    """Plan all passes, each with a dry run: those that share a base follow it.
+
+    Parameters
+    ----------
+    network : ReplayedNetwork
+        With the layer as it is in a pass as trained.
+    units : sequence of Unit
+        Of which each keeps its padding alone, and loses it alone.
+    kind : str
+        What tables call them.
+    close : bool
+        See :class:`probe.padding`.
+    images : Tensor, shape (1, 3, H, W)
+        What dry runs see.
+    runs : dict of str to int
+        By module that may be played again, when it ran.
+
+    Returns
+    -------
+    list of ReplayedRun
+        Without padding, with that of each unit only; as trained, with all but that of each unit;
+        with that of each side of the image.
+    """
+
+    def circular(**where: Any) -> Border:
+        return lambda: padding("circular", close=close, **where)
+
+    def opened(
+        kept: Kept, border: Border, base: ReplayedRun | None = None, keep: Collection[str] = ()
+    ) -> tuple[ReplayedRun, Any, dict[str, Tensor]]:
+        output, outputs = network.run(images, border, keep)
+        run = ReplayedRun(
+            variant=Variant(kept.words, "circular"),
+            taps=network.taps,
+            layers=(network.seen(output, len(images), kept),),
+            close=close,
+            network=network,
+            kept=kept,
+            border=border,
+            base=base,
+        )
+        return run, output, outputs
+
+    model = network.backbone.model
+    chosen = _replayable(model, runs, units)
+    planned: list[ReplayedRun] = []
+    for base_kept, base_border, keeps in (
+        (Kept("network", "circular", 2, "none"), circular(), "only"),
+        (Kept("network", "original", 1, "all"), nullcontext, "all but"),
+    ):
+        base, _, outputs = opened(base_kept, base_border, keep=chosen)
+        planned.append(base)
+        wanted: frozenset[str] = frozenset()
+        for order, unit in enumerate(units, 1):
+            inside, outside = unit.modules.__contains__, partial(_lacks, unit.modules)
+            border = circular(where=outside if keeps == "only" else inside)
+            before = [name for name in outputs if runs[name] < unit.start]
+            shared = {name: outputs[name] for name in _outermost(before)}
+            # First of the two: what a module notes down in a pass must not help the next.
+            needed, played = _played_again(network, images, border, shared)
+            kept = Kept(kind, unit.name, order, keeps, ", ".join(unit.functions))
+            run, output, _ = opened(kept, border, base)
+            if _same(played, output, len(images)):
+                saved = len(leaf_modules(model, runs, shared))
+                run = replace(run, replayed=frozenset(shared), needed=needed, saved=saved)
+                wanted |= needed
+            planned.append(run)
+        network.wanted[base.kept] = wanted
+    for order, side in enumerate(SIDES, 1):
+        others = tuple(s for s in SIDES if s != side)
+        planned.append(opened(Kept("side", side, order, "only"), circular(sides=others))[0])
+        planned.append(opened(Kept("side", side, order, "all but"), circular(sides=side))[0])
+    return planned
+
+
+def _lacks(modules: Collection[str], call: str) -> bool:
+    return call not in modules
+
+
+def _played_again(
+    network: ReplayedNetwork,
+    images: Tensor,
+    border: Border,
+    outputs: Mapping[str, Tensor],
+) -> tuple[frozenset[str], Any]:
+    """Play outputs of modules again; return which something reads, and what the layer returns.
+
+    That is None if there is nothing to play, or the network can't be run so.
+    """
+    reads, output = _Reads(), None
+    watched = {name: partial(reads.give, name, out) for name, out in outputs.items()}
+    try:
+        if outputs:
+            network.run(images, border, play=watched, watch=reads)
+            output, _ = network.run(images, border, play=_plays(outputs, reads.names, outputs))
+    except Exception:  # whatever a module raises that misses what another left for it
+        output = None
+    return frozenset(reads.names), output
+
+
+def _same(output: Any, other: Any, count: int) -> bool:
+    tensor, expected = first_tensor(output, count), first_tensor(other, count)
+    return tensor is not None and expected is not None and torch.equal(tensor, expected)
 
 
 def _plays(
@@ -240,43 +315,11 @@ def _played(model: nn.Module, play: Mapping[str, Callable[[], Tensor]]) -> Itera
             module.forward = instead(give)
         yield
     finally:
-        for module, own in before:
-            if own is None:
+        for module, forward in before:
+            if forward is None:
                 del module.forward
             else:
-                module.forward = own
-
-
-def share_outputs(
-    network: ReplayedNetwork,
-    conditions: Sequence[ReplayedCondition],
-    units: Sequence[Unit],
-    runs: Runs,
-    images: Tensor,
-) -> None:
-    """Find out for each condition what can be played again, and prove it on an image."""
-    model = network.backbone.model
-    chosen = _replayable(model, runs, units)
-    read: dict[int, frozenset[str]] = {}
-    for base in dict.fromkeys(_bases(conditions)):
-        _, kept = network.run(images, base.border, chosen)
-        for condition in (c for c in conditions if c.base is base):
-            replayed = _outermost([n for n in chosen if runs[n] < condition.start])
-            try:
-                if condition.start not in read:  # the same with either base
-                    reads = _Reads()
-                    watched = {name: partial(reads.give, name, kept[name]) for name in replayed}
-                    network.run(images, condition.border, play=watched, watch=reads)
-                    read[condition.start] = frozenset(reads.found)
-                needed = read[condition.start]
-                play = _plays(replayed, needed, kept)
-                output, _ = network.run(images, condition.border, play=play)
-            except Exception:  # whatever a module raises that misses what another left for it
-                continue
-            expected, _ = network.run(images, condition.border)
-            if torch.equal(first_tensor(output, 1), first_tensor(expected, 1)):
-                condition.replayed, condition.needed = replayed, needed
-                condition.saved = len(leaf_modules(model, runs, replayed))
+                module.forward = forward
 
 
 def _replayable(model: nn.Module, runs: Runs, units: Sequence[Unit]) -> list[str]:
@@ -285,20 +328,20 @@ def _replayable(model: nn.Module, runs: Runs, units: Sequence[Unit]) -> list[str
     Those of the whole network, and those inside a module that holds calls of several units or
     can't be played again itself.
     """
-    found: list[str] = []
+    names: list[str] = []
 
     def walk(module: nn.Module, prefix: str) -> None:
         for key, child in module.named_children():
             name = f"{prefix}{key}"
             plays = name in runs and not isinstance(child, torch.jit.ScriptModule)
             if plays:
-                found.append(name)
+                names.append(name)
             inside = sum(any(f"{m}.".startswith(f"{name}.") for m in u.modules) for u in units)
             if inside > 1 or not plays:
                 walk(child, f"{name}.")
 
     walk(model, "")
-    return found
+    return names
 
 
 def _outermost(names: Collection[str]) -> frozenset[str]:
@@ -319,7 +362,7 @@ class _Reads(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: set[str] = set()
+        self.names: set[str] = set()
         self._given = WeakIdKeyDictionary()
 
     def give(self, name: str, tensor: Tensor) -> Tensor:
@@ -337,5 +380,5 @@ class _Reads(TorchFunctionMode):
         kwargs = kwargs or {}
         for tensor in all_tensors((args, kwargs)):
             if tensor in self._given:
-                self.found.add(self._given[tensor])
+                self.names.add(self._given[tensor])
         return func(*args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from ...scores.intervals import bootstrap_interval
 from ...scores.metrics import METRICS
+from ...scores.tables import Scored
 from ...targets import KNOWLEDGE
 from ...text import interval, short_name
-from .replay import ReplayedCondition
+from .units import Kept
 
 COLUMNS = [
     *("model", "weights", "stimuli", "readout", "layer", "target"),
@@ -33,32 +35,43 @@ _NAMED = 4  # units that a sentence names
 
 
 def effect_table(
-    conditions: Sequence[ReplayedCondition],
+    kept: Sequence[Kept],
+    scored: Sequence[Scored],
     targets: Sequence[str],
-    numbers: NDArray[np.int64],
+    scenes: NDArray[np.int64],
     seed: int,
 ) -> pd.DataFrame:
-    """One row for each condition, target and metric."""
-    original, bare = conditions[:2]
-    # Images, conditions, targets, metrics.
-    values = np.stack([np.concatenate(c.values) for c in conditions], 1)
-    more = np.array([c.keeps in ("only", "all") for c in conditions])[:, None, None]
-    all_of_it, none = (values[:, [conditions.index(c)]] for c in (original, bare))
-    effects = np.where(more, values - none, all_of_it - values)
+    """One row for each pass, target and metric.
+
+    Parameters
+    ----------
+    kept : sequence of Kept
+        What keeps its padding in each pass; among them all of the network, and nothing.
+    scored : sequence of Scored
+        Scores of each pass by test image.
+    targets : sequence of str
+        Which of the targets.
+    scenes : ndarray of int, shape (N,)
+        See :func:`probe.stimuli.scenes`.
+    seed : int
+        Of the bootstrap.
+    """
+    keys = list(product(targets, METRICS))
+    # Images, passes, targets and metrics.
+    values = np.stack([s.values[:, [s.columns.index(key) for key in keys]] for s in scored], 1)
+    keeps = np.array([k.keeps for k in kept])
+    whole, bare = (values[:, np.flatnonzero(keeps == word)] for word in ("all", "none"))
+    more = np.isin(keeps, ("only", "all"))[:, None]
+    effects = np.where(more, values - bare, whole - values)
     columns = {}
-    for name, numbers_by_image, bounds in (
+    for name, by_image, bounds in (
         ("value", values, ("low", "high")),
         ("effect", effects, ("effect_low", "effect_high")),
     ):
-        columns[name] = numbers_by_image.mean(0).ravel()
-        found = bootstrap_interval(numbers_by_image, seed, scenes=numbers)
-        columns |= dict(zip(bounds, map(np.ravel, found), strict=True))
-    rows = [
-        (c.kind, c.unit, c.function, c.order, c.keeps, t, m)
-        for c in conditions
-        for t in targets
-        for m in METRICS
-    ]
+        columns[name] = by_image.mean(0).ravel()
+        interval_bounds = bootstrap_interval(by_image, seed, scenes=scenes)
+        columns |= dict(zip(bounds, map(np.ravel, interval_bounds), strict=True))
+    rows = [(k.kind, k.unit, k.function, k.order, k.keeps, *key) for k in kept for key in keys]
     names = ["kind", "unit", "function", "order", "keeps", "target", "metric"]
     table = pd.DataFrame(rows, columns=names).assign(**columns)
     kinds = list(dict.fromkeys(table["kind"]))
@@ -72,8 +85,8 @@ def effect_table(
 
 def target_sentences(table: pd.DataFrame, target: str) -> list[str]:
     rows = table[(table["metric"] == "spc") & (table["target"] == target)]
-    network = rows[rows["kind"] == "network"].set_index("unit")
-    whole, bare = network.loc["original"], network.loc["circular"]
+    network = rows[rows["kind"] == "network"]
+    whole, bare = (network[network["unit"] == u].iloc[0] for u in ("original", "circular"))
     layer, knowledge = whole["layer"], KNOWLEDGE[target]
     sentences = [
         f"Layer {layer} of {whole['model']} ({short_name(whole['weights'])} weights): SPC for "
@@ -112,8 +125,8 @@ def target_sentences(table: pd.DataFrame, target: str) -> list[str]:
         )
     sides = rows[rows["kind"] == "side"]
     for keeps, words in (("only", "The padding of one side alone"), ("all but", "Without it")):
-        mine = sides[sides["keeps"] == keeps]
-        listed = ", ".join(f"{r['unit']} {_score(r)}" for _, r in mine.iterrows())
+        side = sides[sides["keeps"] == keeps]
+        listed = ", ".join(f"{r['unit']} {_score(r)}" for _, r in side.iterrows())
         sentences.append(f"{words}: {listed}.")
     return sentences
 
@@ -123,9 +136,9 @@ def _score(row: pd.Series) -> str:
 
 
 def _listed(rows: pd.DataFrame) -> str:
-    named = [f"{row['unit']} (SPC {_score(row)})" for _, row in rows[:_NAMED].iterrows()]
+    words = [f"{row['unit']} (SPC {_score(row)})" for _, row in rows[:_NAMED].iterrows()]
     more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-    return ", ".join(named) + more
+    return ", ".join(words) + more
 
 
 def _counted(number: int, noun: str) -> str:

@@ -16,9 +16,6 @@ from ...borders.calls import Call
 from ...borders.mode import padding
 from ...errors import ProbeError
 
-GROUPS: tuple[str, ...] = ("calls", "blocks", "stages")
-"""What goes together as one unit: the calls of one module, of one block, or of one stage."""
-
 _ITSELF = "(forward)"  # calls in the model's own code, outside all of its modules
 
 
@@ -30,6 +27,21 @@ class Unit:
     modules: frozenset[str]  # that make them
     functions: tuple[str, ...]
     start: int  # tick of the first of them
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What keeps its padding in one pass: a row of the table, see :class:`Attribution`."""
+
+    kind: str
+    unit: str
+    order: int
+    keeps: str
+    function: str = ""
+
+    @property
+    def words(self) -> str:
+        return f"padding kept in {self.keeps} {self.unit}"
 
 
 Runs = dict[str, int]
@@ -66,24 +78,24 @@ def find_units(
             "calls)"
         )
     unit_of = _grouping(backbone, groups, ended)
-    found: dict[str, list[tuple[int, Call]]] = {}
+    calls_of: dict[str, list[tuple[int, Call]]] = {}
     home: dict[str, str] = {}  # the calls of one module stay together
     for tick, call in calls:
         home.setdefault(str(call), unit_of(tick, call))
-        found.setdefault(home[str(call)], []).append((tick, call))
+        calls_of.setdefault(home[str(call)], []).append((tick, call))
     units = [
         Unit(
             name,
-            frozenset(str(call) for _, call in mine),
-            tuple(dict.fromkeys(call.function for _, call in mine)),
-            mine[0][0],
+            frozenset(str(call) for _, call in ticked),
+            tuple(dict.fromkeys(call.function for _, call in ticked)),
+            ticked[0][0],
         )
-        for name, mine in found.items()
+        for name, ticked in calls_of.items()
     ]
     runs = {
-        name: mine[0][0]
+        name: ends[0][0]
         for name, times in ended.items()
-        if len(mine := [t for t in times if t[0] < fired]) == 1 and mine[0][1]
+        if len(ends := [t for t in times if t[0] < fired]) == 1 and ends[0][1]
     }
     return units, runs
 
@@ -92,11 +104,11 @@ def _grouping(
     backbone: Backbone, groups: str, ended: Mapping[str, Sequence[tuple[int, bool]]]
 ) -> Callable[[int, Call], str]:
     """How a call at some tick finds the unit that it belongs to."""
-    named = [] if groups == "calls" else choose_layers(backbone.model, groups, backbone.name)[0]
+    members = [] if groups == "calls" else choose_layers(backbone.model, groups, backbone.name)[0]
     if groups == "stages":
-        ends = sorted((ended[name][-1][0], name) for name in named if name in ended)
+        ends = sorted((ended[name][-1][0], name) for name in members if name in ended)
         return lambda tick, call: next((name for t, name in ends if t > tick), call or _ITSELF)
-    blocks = sorted(named, key=len, reverse=True)
+    blocks = sorted(members, key=len, reverse=True)
     return lambda tick, call: next(
         (b for b in blocks if f"{call}.".startswith(f"{b}.")), str(call) or _ITSELF
     )

@@ -15,7 +15,7 @@ from ...coordconv.inflation import inflate
 from ...coordconv.layers import CoordinateTerm
 from ...machine import exact_float32
 from ...stimuli.leaves import Leaves
-from .rungs import STRENGTH
+from ..names import STRENGTH
 
 _IMAGES = 8  # to measure channels on
 

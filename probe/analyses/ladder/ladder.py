@@ -6,32 +6,31 @@ accident (80). CoordConv gives it outright (100).
 
 from __future__ import annotations
 
-import datetime
 import io
 import json
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pandas as pd
 from torch import nn
 
-from ...backbones.backbone import input_size, load_backbone
-from ...backbones.choice import total_stride
+from ...backbones.backbone import input_size
 from ...coordconv.layers import CoordinateTerm
 from ...errors import ProbeError
 from ...files import json_bytes, parquet_bytes, reading, write_files
 from ...records.record import COLUMNS as RESULT_COLUMNS
 from ...results import Result
 from ...runner.job import INPUT
-from ...runner.options import image_sides
+from ...runner.options import Options, SharedGiven, takes_options
+from ...runner.setup import Stopwatch, load_all, one_weights
 from ...text import interval, number_text
+from ..names import LADDER_TARGETS, STRENGTH
 from ..run import run
 from .coordinates import give_coordinates
-from .rungs import BORDERS, INSTANCE_COLUMNS, RUNGS, STEPS, STRENGTH, TARGETS, with_rung
+from .rungs import BORDERS, INSTANCE_COLUMNS, RUNGS, STEPS, with_rung
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,25 +165,20 @@ def load_ladder(folder: str | Path) -> Ladder:
         return Ladder(table[["rung", *RESULT_COLUMNS]], found, provenance)
 
 
+@takes_options(
+    *("layers", "targets", "train_images", "test_images", "image_size", "batch_size", "seed"),
+    *("device", "progress", "name", "mean", "std"),
+    targets=LADDER_TARGETS,
+    train_images=256,
+)
 def ladder(
     model: str | nn.Module,
     weights: str | Path = "pretrained",
     *,
-    layers: str | Sequence[str] = "stages",
-    targets: str | Sequence[str] = TARGETS,
-    train_images: int = 256,
-    test_images: int = 64,
-    image_size: int | tuple[int, int] | None = None,
-    batch_size: int = 32,
     at: str | Sequence[str] = "convs",
     strength: float = STRENGTH,
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
     instances: pd.DataFrame | None = None,
-    name: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    **options: Unpack[SharedGiven],
 ) -> Ladder:
     r"""Probe one network on three rungs: no border, zero padding, coordinates given.
 
@@ -211,18 +205,14 @@ def ladder(
         As for :func:`probe.run`.
     weights : str
         One of those of :func:`probe.run`.
-    layers, targets, train_images, test_images, image_size, batch_size
-        As for :func:`probe.run`.
     at : str or sequence of str
         Which convolutions get coordinates, see :func:`probe.coordconv.inflate`.
     strength : float
         :math:`s` above, greater than 0.
-    seed : int
-        Of images, readouts, bootstrap, random weights and directions :math:`θ`.
-    device, progress, name, mean, std
-        As for :func:`probe.run`.
     instances : DataFrame, optional
-        Rungs of the instance experiment, see :func:`probe.ladders.instance_rungs`.
+        Rungs of the instance experiment, see
+        :func:`probe.analyses.ladder.rungs.instance_rungs`.
+    {options}
 
     Returns
     -------
@@ -244,31 +234,24 @@ def ladder(
     >>> found = probe.ladder("tf_efficientnet_lite0")
     >>> found.heights
     """
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    clock = Stopwatch()
     if not (isinstance(strength, int | float) and 0 < strength < math.inf):
         raise ProbeError(f"strength: expected a number greater than 0, got {strength!r}")
-    size = image_sides(image_size)
-    source = str(weights) if isinstance(model, str) else "given"
-    own = {"name": name, "mean": mean, "std": std}
-    backbone = load_backbone(model, source, image_size=size, seed=seed, device=device, **own)
-    size = size or input_size(backbone.config, total_stride(backbone.model))
-    named = {
-        "layers": layers,
-        "targets": targets,
-        "train_images": train_images,
-        "test_images": test_images,
+    variants = ("original", "circular")
+    chosen = Options.of(options, weights=one_weights(model, weights), variants=variants)
+    (backbone,), stride = load_all(model, chosen)
+    size = chosen.image_size or input_size(backbone.config, stride)
+    shared = {
+        **{name: getattr(chosen, name) for name in _OPTIONS},
         "image_size": size,
-        "batch_size": batch_size,
-        "seed": seed,
-        "progress": progress,
+        "progress": chosen.progress,
         "name": backbone.name,
         "mean": backbone.mean,
         "std": backbone.std,
     }
-    variants = ("original", "circular")
-    plain = run(backbone.model, variants=variants, **named)
-    given = give_coordinates(backbone, size, at, strength, seed)
-    coordinated = run(given, variants=variants, **named)
+    plain = run(backbone.model, variants=variants, **shared)
+    given = give_coordinates(backbone, size, at, strength, chosen.seed)
+    coordinated = run(given, variants=variants, **shared)
     table = pd.concat(_rungs(plain, coordinated), ignore_index=True)
     table["weights"] = backbone.weights
     inflated = [
@@ -299,8 +282,7 @@ def ladder(
         "reason": certificate.reason,
         "device": plain.provenance["device"],
         "versions": plain.provenance["versions"],
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - clock, 1),
+        **clock.times(),
     }
     return Ladder(table[["rung", *RESULT_COLUMNS]], instances, provenance)
 

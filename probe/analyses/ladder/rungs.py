@@ -21,12 +21,6 @@ RUNGS: dict[str, tuple[bool, str]] = {
 STEPS: tuple[str, ...] = ("no border", "zero padding", "coordinates")
 """The three rungs of the story."""
 
-TARGETS: tuple[str, ...] = ("horizontal", "vertical", "gaussian")
-"""Targets that are read unless others are named."""
-
-STRENGTH = 0.3
-"""Standard deviation of the coordinates' part of a channel over the channel's own."""
-
 INSTANCE_COLUMNS = ["border", "value", "low", "high", "least", "most", "seeds", "chance"]
 """Columns of the instance experiment's rungs."""
 

@@ -1,4 +1,3 @@
-from .published import PAPERS as PAPERS
 from .published import published as published
 from .reproduction import Reproduction as Reproduction
 from .reproduction import load_reproduction as load_reproduction

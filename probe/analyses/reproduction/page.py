@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ...readouts.spec import ReadoutSpec
 from ...report.parts import templates
-from ...runner.job import ReadoutSpec
 from ...text import number_text
 
 if TYPE_CHECKING:

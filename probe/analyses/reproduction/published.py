@@ -7,12 +7,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-PAPERS: dict[str, str] = {
-    "islam2020": "Islam, Jia, Bruce (2020), “How much position information do convolutional neural "
-    "networks encode?”, ICLR, arXiv 2001.08248",
-}
-"""Papers whose tables can be measured."""
-
 COLUMNS = [
     *("table", "row", "model", "weights", "variant", "stimuli", "target", "metric"),
     *("published", "value", "low", "high", "status"),

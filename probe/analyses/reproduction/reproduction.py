@@ -7,15 +7,13 @@ pixels themselves, VGG16 and ResNet152; their Table 4 about VGG16 with its paddi
 
 from __future__ import annotations
 
-import datetime
 import io
 import json
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -30,8 +28,9 @@ from ...errors import ProbeError, ProbeWarning, one_of
 from ...files import check_folder, json_bytes, reading, write_files
 from ...machine import device_name, exact_float32, memory_explained, pick_device, versions
 from ...runner.job import CONCAT, Condition, Job
-from ...runner.options import check_options, image_sides, make_head
+from ...runner.options import Options, SharedGiven, takes_options
 from ...runner.passes import fit, score, test, train
+from ...runner.setup import Stopwatch, readout_spec
 from ...scores.tables import score_rows
 from ...stimuli.leaves import Leaves
 from ...stimuli.noise import Constant, GaussianNoise
@@ -41,13 +40,13 @@ from ...targets import TARGETS
 from ...text import interval, is_random, number_text, short_name
 from ...variants.run import open_variant
 from ...variants.variant import parse_variant
+from ..names import PAPERS
 from .published import (
     COLUMNS,
     LEAVES,
     MEASURED,
     METRICS,
     NEEDS_IMAGES,
-    PAPERS,
     PHOTOGRAPHS,
     PIXEL_ROWS,
     PIXELS,
@@ -177,21 +176,21 @@ _DTYPES = {column: "float64" if column in _NUMBERS else "str" for column in COLU
 _NO_NUMBER = {column: [""] for column in _NUMBERS}
 
 
+@takes_options(
+    *("train_images", "test_images", "image_size", "batch_size", "readout", "seed", "device"),
+    "progress",
+    train_images=512,
+    image_size=224,
+    readout="posenet",
+)
 def reproduce(
     paper: str = "islam2020",
     images: str | Path | None = None,
     models: str | Sequence[str] | None = None,
     *,
     weights: str | Path = "pretrained",
-    train_images: int = 512,
-    test_images: int = 64,
-    image_size: int | tuple[int, int] = 224,
-    batch_size: int = 32,
-    readout: str = "posenet",
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
     folder: str | Path | None = None,
+    **options: Unpack[SharedGiven],
 ) -> Reproduction:
     """Measure a published table with whatever weights are at hand.
 
@@ -214,21 +213,9 @@ def reproduce(
     weights : str or Path
         ``pretrained``, ``random`` (beside no published figure) or a checkpoint file, see
         :func:`probe.run`.
-    train_images, test_images : int
-        How many images to train readouts on, and to test them on. Black and white images are all
-        the same: one of each is tested, and has no interval.
-    image_size : int or (int, int)
-        Pixels, as published by default.
-    batch_size : int
-        Images per forward pass.
-    readout : str
-        As published, ``posenet``; or another of :func:`probe.run`.
-    seed : int
-        Of images, readouts, bootstrap and random weights.
-    device, progress
-        As for :func:`probe.run`.
     folder : str or Path, optional
         Where to keep the table; it is written again after each network.
+    {options}
 
     Returns
     -------
@@ -241,6 +228,8 @@ def reproduce(
 
     Notes
     -----
+    Black and white images are all the same: one of each is tested, and has no interval.
+
     It differs from the paper in this:
 
     - Its readouts are trained on 10,533 photographs of DUT-S and tested on PASCAL-S, each resized;
@@ -266,14 +255,14 @@ def reproduce(
     >>> found = probe.reproduce(images="~/photographs", models="tf_efficientnet_lite0")
     >>> found.table.query("metric == 'spc' and stimuli == 'black'")
     """
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    clock = Stopwatch()
     one_of(paper, PAPERS, "paper")
     rows = _chosen(models)
-    shares = {"train_images": train_images, "test_images": test_images}
-    check_options("original", TARGETS, readout, **shares, batch_size=batch_size, seed=seed)
-    head = make_head(readout, concat=True, seed=seed)
-    size = image_sides(image_size) or (224, 224)
-    pick_device(device)
+    chosen = Options.of(options, weights=str(weights), variants="original", concat=True)
+    size, seed = chosen.image_size or (224, 224), chosen.seed
+    shares = {"train_images": chosen.train_images, "test_images": chosen.test_images}
+    head = readout_spec(replace(chosen, progress=False))
+    pick_device(chosen.device)
     if folder is not None:
         check_folder(Path(folder))
     source = Leaves(size, seed) if images is None else Photos(images, size, seed, **shares)
@@ -294,18 +283,18 @@ def reproduce(
             "weights": str(weights),
             **shares,
             "image_size": list(size),
-            "batch_size": batch_size,
-            "readout": readout,
+            "batch_size": chosen.batch_size,
+            "readout": chosen.readout,
             "seed": seed,
-            "device": str(device),
+            "device": str(chosen.device),
         },
         "backbones": [],
         "warnings": [],
         "versions": versions(),
-        "started": started.isoformat(timespec="seconds"),
+        **clock.times(),
     }
     tables: list[pd.DataFrame] = []
-    named = {"weights": str(weights), "seed": seed, "device": device, "image_size": size}
+    named = {"weights": str(weights), "seed": seed, "device": chosen.device, "image_size": size}
     for row in rows:
         found: dict[tuple[str, str], pd.DataFrame] = {}
         reasons: dict[str, str] = {}
@@ -318,19 +307,19 @@ def reproduce(
             if variant in reasons:
                 continue
             own = tested if variant == "original" else {trained_on: source}
-            job = Job(source, list(TARGETS), 1, 0, batch_size, seed, **shares, head=head)
+            job = Job(source, list(TARGETS), 1, 0, chosen.batch_size, seed, **shares, head=head)
             try:
-                measured = _measure(job, backbone, row.layers, variant, own, progress)
+                measured = _measure(job, backbone, row.layers, variant, own, chosen.progress)
                 found |= {(variant, stimuli): table for stimuli, table in measured}
             except ProbeError as error:
                 reasons[variant] = str(error)
         tables.append(_rows(row, str(weights), trained_on, found, reasons))
         provenance["warnings"] = source.cautions
-        provenance["seconds"] = round(time.perf_counter() - clock, 1)
+        provenance |= clock.times()
         if folder is not None:
             Reproduction(_beside(tables), provenance).save(folder)
     for message in source.cautions:
-        warnings.warn(message, ProbeWarning, stacklevel=2)
+        warnings.warn(message, ProbeWarning, stacklevel=3)
     return Reproduction(_beside(tables), provenance)
 
 
@@ -398,8 +387,6 @@ def _measure(
             train(job, [condition], bar)
             fit(job, condition)
             for stimuli, part in parts.items():
-                condition.predictions.clear()
-                condition.accuracies.clear()
                 test(part, [condition], bar)
                 score(condition)
                 scored = condition.scored[CONCAT]
