@@ -19,6 +19,11 @@ from .certificates.certify import certify as certify
 from .certificates.certify import sources as sources
 from .errors import ProbeError as ProbeError
 from .errors import ProbeWarning as ProbeWarning
+from .report.figures.attribution import plot_attribution as plot_attribution
+from .report.figures.depth import plot_layers as plot_layers
+from .report.figures.maps import plot_maps as plot_maps
+from .report.figures.maps import plot_pattern as plot_pattern
+from .report.figures.profile import plot_profile as plot_profile
 from .results import Result as Result
 from .results import load as load
 from .stimuli.source import Stimuli as Stimuli

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import io
 import json
 import re
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from .errors import whole_number
+from .errors import ProbeError, one_of, whole_number
 from .files import json_bytes, npz_bytes, parquet_bytes, plain, reading, write_files
+from .machine import device_name, pick_device, versions
 from .scores.intervals import bootstrap_interval
 
 Cell = Mapping[str, Any]
@@ -55,7 +59,7 @@ def run_cells(
     train: Callable[[Cell], Outcome],
     folder: str | Path | None = None,
     *,
-    made: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
     workers: int = 1,
     description: str = "cells",
     progress: bool = True,
@@ -70,14 +74,13 @@ def run_cells(
     ----------
     cells : sequence of mapping
         Options of each. A cell is found again by all of them, so that they must hold all that its
-        outcome depends on, but for what ``made`` says.
+        outcome depends on, but for what ``environment`` says.
     train : callable
         Cell to :class:`Outcome`.
     folder : str or Path, optional
         Where each outcome is kept, whole, as soon as it is there (``cells/*.npz``).
-    made : mapping, optional
-        What outcomes are made with: versions, device. Those kept that were made with something else
-        are trained again.
+    environment : mapping, optional
+        Versions and device; outcomes kept from another one are trained again.
     workers : int
         How many processes; 1 is this one. See :func:`pick_workers`.
     description : str
@@ -95,15 +98,15 @@ def run_cells(
     ProbeError
         If an outcome can't be written.
     """
-    made = json.loads(json.dumps(plain(made or {})))
+    environment = json.loads(json.dumps(plain(environment or {})))
     paths = [None if folder is None else Path(folder) / "cells" / _file_name(c) for c in cells]
     outcomes = {
         number: found
         for number, (cell, path) in enumerate(zip(cells, paths, strict=True))
-        if path is not None and (found := _read(path, cell, made)) is not None
+        if path is not None and (found := _read(path, cell, environment)) is not None
     }
     calls = [
-        (train, number, cell, path, made)
+        (train, number, cell, path, environment)
         for number, (cell, path) in enumerate(zip(cells, paths, strict=True))
         if number not in outcomes
     ]
@@ -164,13 +167,13 @@ def _finish(
     number: int,
     cell: Cell,
     path: Path | None,
-    made: Mapping[str, Any],
+    environment: Mapping[str, Any],
 ) -> tuple[int, Outcome]:
     """Train a cell and keep it, where it is trained: what is finished is never lost."""
     with _plain_torch():
         outcome = train(cell)
     if path is not None:
-        write_files(path.parent, {path.name: _bytes(cell, made, outcome)})
+        write_files(path.parent, {path.name: _bytes(cell, environment, outcome)})
     return number, outcome
 
 
@@ -197,7 +200,7 @@ def _plain_torch() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Study:
-    """Outcomes of many cells, as tables.
+    """Outcomes of many cells, as tables; each experiment has a class of its own.
 
     Attributes
     ----------
@@ -239,6 +242,26 @@ class Study:
         }
         return cls(pd.DataFrame(table), pd.DataFrame(curves), arrays, provenance)
 
+    def summary(self) -> list[str]:
+        """Say it in sentences."""
+        raise NotImplementedError
+
+    def page(self) -> str:
+        """Render a page that loads nothing from elsewhere."""
+        raise NotImplementedError
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write a page that needs nothing else.
+
+        Raises
+        ------
+        ProbeError
+            If the file can't be written.
+        """
+        path = Path(path)
+        write_files(path.parent, {path.name: self.page().encode()})
+        return path
+
     def save(self, folder: str | Path) -> Path:
         """Write ``scores.csv``, ``scores.parquet``, ``curves.parquet``, ``arrays.npz`` and
         ``study.json``.
@@ -275,6 +298,72 @@ class Study:
             with np.load(folder / "arrays.npz", allow_pickle=False) as kept:
                 arrays = {name: kept[name] for name in kept.files}
             return cls(table, curves, arrays, provenance)
+
+
+def chosen(names: str | Sequence[str], known: Iterable[str], what: str) -> list[str]:
+    """Return one or several names as a list, each once and known.
+
+    Raises
+    ------
+    ProbeError
+        If one is not known, or there is none; ``what`` names them.
+    """
+    listed = [names] if isinstance(names, str) else list(names)
+    if not listed:
+        raise ProbeError(f"{what}: expected at least one of {', '.join(known)}")
+    return [one_of(name, known, what) for name in dict.fromkeys(listed)]
+
+
+def train_cells(
+    cells: Sequence[Cell],
+    train: Callable[..., Outcome],
+    *,
+    quick: bool,
+    options: Mapping[str, Any],
+    device: str,
+    workers: int | None,
+    progress: bool,
+    folder: str | Path | None,
+    description: str,
+    **about: Any,
+) -> tuple[list[Outcome], dict[str, Any]]:
+    """Train the cells of an experiment; return outcomes and provenance.
+
+    Parameters
+    ----------
+    cells, workers, progress, folder, description
+        As for :func:`run_cells`.
+    train : callable
+        Takes a cell, and where as ``device``.
+    quick, options, about
+        For the provenance.
+    device : str
+        ``auto``: CUDA where there is one, else the CPU.
+    """
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    where = pick_device(device)
+    environment = {"device": device_name(where, threads=1), "versions": versions()}
+    workers = pick_workers(workers, where)
+    outcomes = run_cells(
+        cells,
+        partial(train, device=where),
+        folder,
+        environment=environment,
+        workers=workers,
+        description=description,
+        progress=progress,
+    )
+    provenance = {
+        "profile": "quick" if quick else "full",
+        "options": dict(options),
+        **about,
+        **environment,
+        "workers": workers,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - clock, 1),
+        "training_seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
+    }
+    return outcomes, provenance
 
 
 def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
@@ -315,10 +404,10 @@ def _fingerprint(cell: Cell) -> str:
     return hashlib.sha256(json.dumps(plain(cell), sort_keys=True).encode()).hexdigest()
 
 
-def _bytes(cell: Cell, made: Mapping[str, Any], outcome: Outcome) -> bytes:
+def _bytes(cell: Cell, environment: Mapping[str, Any], outcome: Outcome) -> bytes:
     record = {
         "cell": cell,
-        "made": made,
+        "made": environment,
         "scores": outcome.scores,
         "curve": outcome.curve,
         "seconds": outcome.seconds,
@@ -327,13 +416,13 @@ def _bytes(cell: Cell, made: Mapping[str, Any], outcome: Outcome) -> bytes:
     return npz_bytes({"record": text, **{f"array/{k}": v for k, v in outcome.arrays.items()}})
 
 
-def _read(path: Path, cell: Cell, made: Mapping[str, Any]) -> Outcome | None:
+def _read(path: Path, cell: Cell, environment: Mapping[str, Any]) -> Outcome | None:
     """What was kept of a cell; nothing where there is none of the kind, or it can't be read."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
             record = json.loads(kept["record"].tobytes())
             arrays = {n.removeprefix("array/"): kept[n] for n in kept.files if n != "record"}
-        if record["cell"] != json.loads(json.dumps(plain(cell))) or record["made"] != made:
+        if record["cell"] != json.loads(json.dumps(plain(cell))) or record["made"] != environment:
             return None
         rows = [[_numbers(row) for row in record[name]] for name in ("scores", "curve")]
         return Outcome(*rows, arrays, float(record["seconds"]))

@@ -36,9 +36,9 @@ def test_finished_cells_are_read_and_others_trained(tmp_path):
         np.testing.assert_array_equal(found.arrays["map"], wanted.arrays["map"])
     run_cells([{**CELLS[0], "rate": 0.2}], train, **options)
     assert trained[-1] == 0 and len(trained) == 5
-    # What was made with something else is made again.
+    # Outcomes kept from another environment are trained again.
     for version in ("1", "1", "2"):
-        run_cells(CELLS[:1], train, made={"versions": {"torch": version}}, **options)
+        run_cells(CELLS[:1], train, environment={"versions": {"torch": version}}, **options)
     assert len(trained) == 7
 
 

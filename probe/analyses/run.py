@@ -101,7 +101,6 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
             *("device", "margin", "name", "mean", "std"),
         ),
         "readout": job.head.record(),
-        "readout": job.head.record(),
         "backbones": [weights_record(backbone) for backbone in setup.backbones],
         "insets": {
             c.view.variant.name: {layer.name: list(layer.inset) for layer in c.layers}

@@ -10,7 +10,7 @@ import typer
 
 import probe
 
-from .. import backbones, report
+from .. import backbones, records, report
 from ..analyses import ladder as ladders
 from ..analyses import planted
 from ..analyses.names import GROUPS, LADDER_TARGETS, PAPERS, PLANTED_FILE, STRENGTH
@@ -68,7 +68,7 @@ def calibrate_command(
     if truth:
         table = planted.planted_truth(repeats=2, seed=options["seed"], progress=options["progress"])
         write_files(out, {PLANTED_FILE: table.to_csv(index=False).encode()})
-        said = planted.planted_summary(table)
+        said = records.planted_summary(table)
         typer.echo(f"* Planted truth: {said} Table: {out / PLANTED_FILE}")
 
     def calibrate_one(name: str) -> None:

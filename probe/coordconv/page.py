@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,23 +12,14 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from ..errors import ProbeError
 from ..report.parts import svg, templates
 from ..report.style import shown_once, style
-from .tasks import (
-    METRICS,
-    PADDING_WORDS,
-    PLACES,
-    PUBLISHED,
-    SPLITS,
-    TASKS,
-    score_text,
-    split_centres,
-)
-
-if TYPE_CHECKING:
-    from .study import CoordConvStudy
+from ..studies import Study
+from .names import SPLITS, TASKS
+from .tasks import METRICS, PADDING_WORDS, PLACES, PUBLISHED, score_text, split_centres
 
 Kind = tuple[str, str]
 """Network and padding."""
@@ -39,15 +31,15 @@ _LABELS = {"accuracy": "accuracy", "iou": "IoU", "error_px": "error (px)"}
 _WORST_PX = 20.0
 
 
-def plot_curves(study: CoordConvStudy, task: str) -> Figure:
-    """Draw train and test scores; see :meth:`CoordConvStudy.plot_curves`.
+def plot_curves(curves: pd.DataFrame, task: str) -> Figure:
+    """Draw train and test scores of a task over steps and over wall time.
 
     Returns
     -------
     Figure
         A column for each split; above over steps, below over wall time.
     """
-    rows = _of(study.curves, task)
+    rows = _of(curves, task)
     splits = list(dict.fromkeys(rows["split"]))
     with style():
         size = (3.6 * len(splits) + 0.6, 5.6)
@@ -84,8 +76,10 @@ def _draw_curve(rows: pd.DataFrame, kind: Kind, x: str, axes: Axes) -> None:
         )  # fmt: skip
 
 
-def plot_maps(study: CoordConvStudy, task: str, seed: int | None = None) -> Figure:
-    """Draw the score at every centre; see :meth:`CoordConvStudy.plot_maps`.
+def plot_maps(
+    table: pd.DataFrame, arrays: Mapping[str, NDArray[Any]], task: str, seed: int | None = None
+) -> Figure:
+    """Draw the score at every centre: where a network generalises to.
 
     Returns
     -------
@@ -93,11 +87,11 @@ def plot_maps(study: CoordConvStudy, task: str, seed: int | None = None) -> Figu
         A row for each split and a column for each network. Bright is right; centres that test are
         framed (quadrant), or all that training left out (uniform).
     """
-    rows = _of(study.table, task)
+    rows = _of(table, task)
     seed = int(rows["seed"].min()) if seed is None else seed
     rows = rows[rows["seed"] == seed]
     if rows.empty:
-        known = ", ".join(map(str, sorted(set(study.table["seed"]))))
+        known = ", ".join(map(str, sorted(set(table["seed"]))))
         raise ProbeError(f"seed: the study has {known}, got {seed!r}")
     splits, kinds = list(dict.fromkeys(rows["split"])), _kinds(rows)
     metric = METRICS[task][0]
@@ -107,7 +101,7 @@ def plot_maps(study: CoordConvStudy, task: str, seed: int | None = None) -> Figu
         grid = figure.subplots(len(splits), len(kinds), squeeze=False)
         for line, split in zip(grid, splits, strict=True):
             for axes, kind in zip(line, kinds, strict=True):
-                values = study.arrays["/".join([task, split, *kind, str(seed), "map"])]
+                values = arrays["/".join([task, split, *kind, str(seed), "map"])]
                 top = _WORST_PX if metric == "error_px" else 1.0
                 colours = "viridis_r" if metric == "error_px" else "viridis"
                 drawn = axes.imshow(values, cmap=colours, vmin=0, vmax=top)
@@ -157,15 +151,15 @@ def _handles(rows: pd.DataFrame) -> list[Line2D]:
     ]
 
 
-def page(study: CoordConvStudy) -> str:
+def page(study: Study, means: pd.DataFrame, sentences: Sequence[str]) -> str:
     """Render a study: one HTML document that loads nothing from elsewhere."""
     tasks = list(dict.fromkeys(study.table["task"]))
     return (
         templates()
         .get_template("coordconv.html")
         .render(
-            sentences=study.summary(),
-            tasks=[_section(study, task) for task in tasks],
+            sentences=sentences,
+            tasks=[_section(study, means, task) for task in tasks],
             splits={name: SPLITS[name] for name in dict.fromkeys(study.table["split"])},
             provenance=study.provenance,
             options=study.provenance["options"],
@@ -173,10 +167,13 @@ def page(study: CoordConvStudy) -> str:
     )
 
 
-def _section(study: CoordConvStudy, task: str) -> dict[str, Any]:
-    means = study.means[study.means["task"] == task]
+def _section(study: Study, means: pd.DataFrame, task: str) -> dict[str, Any]:
+    means = means[means["task"] == task]
     metric = METRICS[task][0]
-    figures = {"curves": study.plot_curves(task), "maps": study.plot_maps(task)}
+    figures = {
+        "curves": plot_curves(study.curves, task),
+        "maps": plot_maps(study.table, study.arrays, task),
+    }
     for figure in figures.values():
         plt.close(figure)
     rows = []

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import datetime
 import math
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from ..errors import ProbeError, one_of, whole_number
-from ..files import write_files
-from ..machine import device_name, pick_device, versions
-from ..studies import Cell, Outcome, Study, over_seeds, pick_workers, run_cells
+from ..errors import ProbeError, whole_number
+from ..studies import Cell, Outcome, Study, chosen, over_seeds, train_cells
 from .names import PADDINGS, SPLITS, TASKS
+from .page import page, plot_curves, plot_maps
 from .tasks import KEYS, METRICS, NETWORKS, PADDING_WORDS, score_text
 from .training import FULL, QUICK, train_network, training_cell
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class CoordConvStudy(Study):
@@ -45,29 +38,15 @@ class CoordConvStudy(Study):
 
     def plot_curves(self, task: str = "classification") -> Figure:
         """Draw train and test scores of a task over steps and over wall time."""
-        from .page import plot_curves
-
-        return plot_curves(self, task)
+        return plot_curves(self.curves, task)
 
     def plot_maps(self, task: str = "classification", seed: int | None = None) -> Figure:
         """Draw the score at every centre: where a network generalises to."""
-        from .page import plot_maps
+        return plot_maps(self.table, self.arrays, task, seed)
 
-        return plot_maps(self, task, seed)
-
-    def to_html(self, path: str | Path) -> Path:
-        """Write a page that needs nothing else.
-
-        Raises
-        ------
-        ProbeError
-            If the file can't be written.
-        """
-        from .page import page
-
-        path = Path(path)
-        write_files(path.parent, {path.name: page(self).encode()})
-        return path
+    def page(self) -> str:
+        """Render a page that loads nothing from elsewhere."""
+        return page(self, self.means, self.summary())
 
 
 def run_tasks(
@@ -114,7 +93,7 @@ def run_tasks(
         Show a bar.
     folder : str or Path, optional
         Where each network's outcome is kept as soon as it is there; a study with the same options
-        that lies there is gone on with.
+        that lies there is resumed.
 
     Returns
     -------
@@ -135,10 +114,9 @@ def run_tasks(
     ----------
     Liu et al. (2018), arXiv 1807.03247, sections 2 and 4.
     """
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    tasks, splits = _chosen(tasks, TASKS, "task"), _chosen(splits, SPLITS, "split")
-    networks = _chosen(networks, NETWORKS, "network")
-    paddings = _chosen(paddings, PADDINGS, "padding")
+    tasks, splits = chosen(tasks, TASKS, "tasks"), chosen(splits, SPLITS, "splits")
+    networks = chosen(networks, NETWORKS, "networks")
+    paddings = chosen(paddings, PADDINGS, "paddings")
     whole_number(seeds, "seeds", 1)
     whole_number(seed, "seed", 0)
     if epochs is not None and not (isinstance(epochs, int | float) and 0 < epochs < math.inf):
@@ -146,8 +124,6 @@ def run_tasks(
     profiles = QUICK if quick else FULL
     if epochs is not None:
         profiles = {task: replace(profile, epochs=epochs) for task, profile in profiles.items()}
-    where = pick_device(device)
-    workers = pick_workers(workers, where)
     cells = [
         training_cell(profiles[task], task, split, network, rule, seed + number)
         for number in range(seeds)
@@ -156,20 +132,11 @@ def run_tasks(
         for network, rule in _variants(task, networks, paddings)
         if number == 0 or not quick or rule in ("none", "zeros")
     ]
-    made = {"device": device_name(where, threads=1), "versions": versions()}
-    outcomes = run_cells(
+    outcomes, provenance = train_cells(
         cells,
-        partial(train_network, device=where),
-        folder,
-        made=made,
-        workers=workers,
-        description="coordconv",
-        progress=progress,
-    )
-    cells, outcomes = _with_copies(cells, outcomes, paddings)
-    provenance = {
-        "profile": "quick" if quick else "full",
-        "options": {
+        train_network,
+        quick=quick,
+        options={
             "tasks": tasks,
             "splits": splits,
             "networks": networks,
@@ -178,21 +145,15 @@ def run_tasks(
             "seed": seed,
             "epochs": epochs,
         },
-        "profiles": {task: asdict(profiles[task]) for task in tasks},
-        **made,
-        "workers": workers,
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - clock, 1),
-        "training_seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
-    }
+        device=device,
+        workers=workers,
+        progress=progress,
+        folder=folder,
+        description="coordconv",
+        profiles={task: asdict(profiles[task]) for task in tasks},
+    )
+    cells, outcomes = _with_copies(cells, outcomes, paddings)
     return CoordConvStudy.of(cells, outcomes, KEYS, provenance)
-
-
-def _chosen(names: str | Sequence[str], known: Iterable[str], what: str) -> list[str]:
-    listed = [names] if isinstance(names, str) else list(names)
-    if not listed:
-        raise ProbeError(f"{what}s: expected at least one of {', '.join(known)}")
-    return [one_of(name, known, what) for name in dict.fromkeys(listed)]
 
 
 def _variants(

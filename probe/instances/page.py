@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,13 +19,10 @@ from PIL import Image
 from ..errors import ProbeError
 from ..report.parts import svg, templates
 from ..report.style import shown_once, style
-from ..studies import over_seeds
+from ..studies import Study, over_seeds
 from ..text import number_text
 from .names import SCENES, TASKS
 from .settings import BORDER_WORDS, FLOOR, LEADING, SHOWN
-
-if TYPE_CHECKING:
-    from .study import InstanceStudy
 
 _COLOURS = dict(zip(BORDER_WORDS, (1, 8, 0, 4, 2), strict=True))  # of "colorblind"
 
@@ -51,9 +49,9 @@ _COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
 _LABELS_CMAP = ["#f2f3f5", *sns.color_palette("colorblind", 10).as_hex()]
 
 
-def plot_losses(study: InstanceStudy, scenes: str) -> Figure:
-    """Draw the loss over steps; see :meth:`InstanceStudy.plot_losses`."""
-    rows = _of(study.curves, scenes, "instance")
+def plot_losses(curves: pd.DataFrame, scenes: str) -> Figure:
+    """Draw the loss of the instance task over steps, a line for each border."""
+    rows = _of(curves, scenes, "instance")
     with style():
         figure = plt.figure(figsize=(6.4, 3.2), layout="constrained")
         axes = figure.subplots()
@@ -72,11 +70,10 @@ def plot_losses(study: InstanceStudy, scenes: str) -> Figure:
     return shown_once(figure)
 
 
-def plot_distance(study: InstanceStudy) -> Figure:
-    """Draw which copies are told apart; see :meth:`InstanceStudy.plot_distance`."""
-    table = study.table[study.table["distance"].notna()]
+def plot_distance(table: pd.DataFrame, reach: int) -> Figure:
+    """Draw which copies are told apart, by distance from the edge, and the network's reach."""
+    table = table[table["distance"].notna()]
     rows = over_seeds(_of(table, "large", "instance"), ["borders", "distance"])
-    reach = study.provenance["reach"]["large"]
     with style():
         figure = plt.figure(figsize=(5.2, 3.0), layout="constrained")
         axes = figure.subplots()
@@ -95,15 +92,21 @@ def plot_distance(study: InstanceStudy) -> Figure:
     return shown_once(figure)
 
 
-def plot_scenes(study: InstanceStudy, scenes: str, task: str, count: int = 2) -> Figure:
-    """Draw test scenes; see :meth:`InstanceStudy.plot_scenes`."""
-    rows = _of(study.table, scenes, task)
+def plot_scenes(
+    table: pd.DataFrame,
+    arrays: Mapping[str, NDArray[Any]],
+    scenes: str,
+    task: str,
+    count: int = 2,
+) -> Figure:
+    """Draw test scenes: image, truth, and each border's embedding and clusters."""
+    rows = _of(table, scenes, task)
     borders, seed = _borders(rows), int(rows["seed"].min())
     layers = ["classes"] if task == "semantic" else ["embedding", "objects"]
     first = "/".join([scenes, task, borders[0], str(seed)])
     truth = "true_classes" if task == "semantic" else "truth"
-    count = min(count, len(study.arrays[f"{first}/image"]))
-    wide = study.arrays[f"{first}/image"].shape[2] / study.arrays[f"{first}/image"].shape[1]
+    count = min(count, len(arrays[f"{first}/image"]))
+    wide = arrays[f"{first}/image"].shape[2] / arrays[f"{first}/image"].shape[1]
     columns = [("image", None), ("truth", None)]
     columns += [(part, border) for border in borders for part in layers]
     with style():
@@ -119,7 +122,7 @@ def plot_scenes(study: InstanceStudy, scenes: str, task: str, count: int = 2) ->
             for axes, (part, border) in zip(line, columns, strict=True):
                 name = truth if part == "truth" else part
                 where = "/".join([scenes, task, border or borders[0], str(seed), name])
-                axes.imshow(_picture(study.arrays[where][number]), interpolation="nearest")
+                axes.imshow(_picture(arrays[where][number]), interpolation="nearest")
                 axes.set(xticks=[], yticks=[])
                 sns.despine(ax=axes, left=True, bottom=True)
                 words = {"objects": "clusters"}.get(part, part)
@@ -162,7 +165,7 @@ def _colour(border: str) -> Any:
     return sns.color_palette("colorblind")[_COLOURS[border]]
 
 
-def page(study: InstanceStudy) -> str:
+def page(study: Study, means: pd.DataFrame, sentences: Sequence[str]) -> str:
     """Render a study: one HTML document that loads nothing from elsewhere."""
     kinds = [kind for kind in SCENES if kind in set(study.table["scenes"])]
     tasks = dict.fromkeys(study.table["task"])
@@ -170,8 +173,8 @@ def page(study: InstanceStudy) -> str:
         templates()
         .get_template("instances.html")
         .render(
-            sentences=study.summary(),
-            sections=[_section(study, kind) for kind in kinds],
+            sentences=sentences,
+            sections=[_section(study, means, kind) for kind in kinds],
             tasks={task: about for task, about in TASKS.items() if task in tasks},
             borders=[BORDER_WORDS[border] for border in _borders(study.table)],
             provenance=study.provenance,
@@ -180,25 +183,27 @@ def page(study: InstanceStudy) -> str:
     )
 
 
-def _section(study: InstanceStudy, kind: str) -> dict[str, Any]:
+def _section(study: Study, means: pd.DataFrame, kind: str) -> dict[str, Any]:
     rows = study.table[study.table["scenes"] == kind]
     tasks = [task for task in TASKS if task in set(rows["task"])]
     figures: dict[str, tuple[Figure, str]] = {}
     if "instance" in tasks:
         figures["losses"] = (
-            plot_losses(study, kind),
+            plot_losses(study.curves, kind),
             "Discriminative loss over training, a line for each seed; dashed, where copies of one "
             "embedding keep it.",
         )
     if kind == "large":
         figures["distance"] = (
-            plot_distance(study),
+            plot_distance(study.table, study.provenance["reach"]["large"]),
             "Share of the copies that a cluster has for itself, by distance from the left or right "
             "edge. Grey: the reach of the network.",
         )
     for task in tasks:
         figures[f"pictures-{task}"] = (
-            plot_scenes(study, kind, task, 1 if kind == "large" else min(2, SHOWN)),
+            plot_scenes(
+                study.table, study.arrays, kind, task, 1 if kind == "large" else min(2, SHOWN)
+            ),
             f"Test scenes, {task} task, first seed"
             + (
                 ": embeddings as colours (three principal components) and their clusters."
@@ -217,7 +222,7 @@ def _section(study: InstanceStudy, kind: str) -> dict[str, Any]:
         "name": kind,
         "title": f"{kind.removesuffix('s').capitalize()} scenes",
         "about": SCENES[kind],
-        "tables": [_table(study, kind, task) for task in tasks],
+        "tables": [_table(means, kind, task) for task in tasks],
         "figures": drawn,
         "seeds": rows["seed"].nunique(),
         "size": study.provenance["settings"][kind]["image_size"],
@@ -225,8 +230,7 @@ def _section(study: InstanceStudy, kind: str) -> dict[str, Any]:
     }
 
 
-def _table(study: InstanceStudy, kind: str, task: str) -> dict[str, Any]:
-    means = study.means
+def _table(means: pd.DataFrame, kind: str, task: str) -> dict[str, Any]:
     means = means[(means["scenes"] == kind) & (means["task"] == task)]
     lines = []
     for border in _borders(means):

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from ..errors import ProbeError, one_of, whole_number
-from ..files import write_files
-from ..machine import device_name, pick_device, versions
-from ..studies import Study, over_seeds, pick_workers, run_cells
+from ..errors import ProbeError, whole_number
+from ..studies import Study, chosen, over_seeds, train_cells
 from ..text import number_text
 from .names import BORDERS, SCENES, TASKS
+from .page import page, plot_distance, plot_losses, plot_scenes
 from .settings import BORDER_WORDS, FLOOR, FULL, KEYS, QUICK, SETTINGS
 from .training import train_network
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class InstanceStudy(Study):
@@ -53,35 +46,19 @@ class InstanceStudy(Study):
 
     def plot_losses(self, scenes: str = "twins") -> Figure:
         """Draw the loss of the instance task over steps, a line for each border."""
-        from .page import plot_losses
-
-        return plot_losses(self, scenes)
+        return plot_losses(self.curves, scenes)
 
     def plot_distance(self) -> Figure:
         """Draw which copies are told apart, by distance from the edge."""
-        from .page import plot_distance
-
-        return plot_distance(self)
+        return plot_distance(self.table, self.provenance["reach"]["large"])
 
     def plot_scenes(self, scenes: str = "twins", task: str = "instance") -> Figure:
         """Draw test scenes: image, truth, and each border's embedding and clusters."""
-        from .page import plot_scenes
+        return plot_scenes(self.table, self.arrays, scenes, task)
 
-        return plot_scenes(self, scenes, task)
-
-    def to_html(self, path: str | Path) -> Path:
-        """Write a page that needs nothing else.
-
-        Raises
-        ------
-        ProbeError
-            If the file can't be written.
-        """
-        from .page import page
-
-        path = Path(path)
-        write_files(path.parent, {path.name: page(self).encode()})
-        return path
+    def page(self) -> str:
+        """Render a page that loads nothing from elsewhere."""
+        return page(self, self.means, self.summary())
 
 
 def run_instances(
@@ -127,7 +104,7 @@ def run_instances(
         Show a bar.
     folder : str or Path, optional
         Where each network's outcome is kept as soon as it is there; a study with the same options
-        that lies there is gone on with.
+        that lies there is resumed.
 
     Returns
     -------
@@ -143,16 +120,13 @@ def run_instances(
     De Brabandere, Neven, Van Gool (2017), arXiv 1708.02551, for the loss; Kirillov et al. (2019),
     arXiv 1801.00868, for the panoptic task.
     """
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    scenes = _chosen(scenes, SCENES, "scenes")
-    borders, tasks = _chosen(borders, BORDERS, "borders"), _chosen(tasks, TASKS, "tasks")
+    scenes = chosen(scenes, SCENES, "scenes")
+    borders, tasks = chosen(borders, BORDERS, "borders"), chosen(tasks, TASKS, "tasks")
     whole_number(seeds, "seeds", 1)
     whole_number(seed, "seed", 0)
     if steps is not None:
         whole_number(steps, "steps", 2)
     profiles = QUICK if quick else FULL
-    where = pick_device(device)
-    workers = pick_workers(workers, where)
     cells = [
         {
             "scenes": kind,
@@ -171,19 +145,11 @@ def run_instances(
     ]
     if not cells:
         raise ProbeError("tasks: large scenes have the task instance alone")
-    made = {"device": device_name(where, threads=1), "versions": versions()}
-    outcomes = run_cells(
+    outcomes, provenance = train_cells(
         cells,
-        partial(train_network, device=where),
-        folder,
-        made=made,
-        workers=workers,
-        description="instances",
-        progress=progress,
-    )
-    provenance = {
-        "profile": "quick" if quick else "full",
-        "options": {
+        train_network,
+        quick=quick,
+        options={
             "scenes": scenes,
             "borders": borders,
             "tasks": tasks,
@@ -191,23 +157,16 @@ def run_instances(
             "seed": seed,
             "steps": steps,
         },
-        "profiles": {kind: asdict(profiles[kind]) for kind in scenes},
-        "settings": {kind: asdict(SETTINGS[kind]) for kind in scenes},
-        "reach": {kind: sum(SETTINGS[kind].dilations) for kind in scenes},
-        **made,
-        "workers": workers,
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - clock, 1),
-        "training_seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
-    }
+        device=device,
+        workers=workers,
+        progress=progress,
+        folder=folder,
+        description="instances",
+        profiles={kind: asdict(profiles[kind]) for kind in scenes},
+        settings={kind: asdict(SETTINGS[kind]) for kind in scenes},
+        reach={kind: sum(SETTINGS[kind].dilations) for kind in scenes},
+    )
     return InstanceStudy.of(cells, outcomes, KEYS, provenance)
-
-
-def _chosen(names: str | Sequence[str], known: Iterable[str], what: str) -> list[str]:
-    listed = [names] if isinstance(names, str) else list(names)
-    if not listed:
-        raise ProbeError(f"{what}: expected at least one of {', '.join(known)}")
-    return [one_of(name, known, what) for name in dict.fromkeys(listed)]
 
 
 def _summary(study: InstanceStudy) -> Iterator[str]:

@@ -1,6 +1,12 @@
+from .attribution import attribution_summary as attribution_summary
+from .calibration import Calibration as Calibration
+from .planted import planted_summary as planted_summary
 from .record import COLUMNS as COLUMNS
 from .record import PROFILE_COLUMNS as PROFILE_COLUMNS
+from .record import Record as Record
 from .store import CHANNELS_KEPT as CHANNELS_KEPT
+from .store import PLANTED as PLANTED
+from .terminal import summary as summary
 from .verdict import KNOWS as KNOWS
 from .verdict import LOCATES as LOCATES
-from .terminal import summary as summary
+from .verdict import verdict_of as verdict_of

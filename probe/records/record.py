@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ..backbones.layer import GridLayer, Layer
+from ..certificates.certificate import Certificate
+from ..errors import ProbeError
+from ..readouts.spec import readout_record
+from ..scores.patterns import Pattern
+from ..targets import layer_targets
+from .calibration import Calibration
 
 COLUMNS = [
     *("model", "weights", "variant", "stimuli", "readout"),
@@ -31,7 +44,143 @@ PatternKey = tuple[str, str, str]
 """Weights, variant and layer."""
 
 
-def command(provenance: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class Record:
+    """What a run found out about one backbone, as plain data.
+
+    Attributes
+    ----------
+    table : DataFrame
+        Tidy: one row per score, with columns :data:`COLUMNS`. ``metric`` is ``spc``, ``mae`` or
+        ``r2``; ``control``, the SPC of the same readout on the control task, and ``selectivity``,
+        SPC less control; for the target ``position``, ``error_px``, the median distance in pixels
+        of the input between predicted and true place; for ``cells``, ``top1``. ``value`` is the
+        mean over test images, ``low`` and ``high`` bound its 95 % bootstrap interval, ``chance`` is
+        what knows nothing of position. ``difference`` is the value of the network as trained less
+        this one, paired over images; ``padding_share`` what part that is of what the network as
+        trained has beyond chance, see :func:`probe.scores.score_rows`. ``depth`` counts the probed
+        layers in order of execution; the layer ``input``, of depth 0, is the pixels themselves.
+    maps : dict
+        Mean predicted map over test images, float32 of shape (h, w) with at most 28 places each
+        way, by (weights, variant, layer, target).
+    certificates : dict
+        :class:`~probe.certificates.Certificate` by (weights, variant).
+    provenance : dict
+        Options, versions, origin and SHA-256 of the weights, regularisation, cautions, times.
+    profile : DataFrame
+        Tidy, with columns :data:`PROFILE_COLUMNS`: the mean absolute error of a readout over the
+        places at a ``distance`` in pixels from the nearest border.
+    pattern : dict
+        :class:`~probe.scores.Pattern` by (weights, variant, layer): mean maps of the channels,
+        how much of each channel's variance is position's, and the layer's signal-to-noise ratio.
+    attribution : DataFrame or None
+        What ``probe attribute`` found out about the same model, see :func:`probe.attribute`.
+    calibration : Calibration or None
+        What ``probe calibrate`` measured on the same model and readout, see
+        :func:`probe.calibrate`.
+    planted : DataFrame or None
+        Planted truth that ``probe calibrate`` recovered, see
+        :func:`probe.analyses.planted.planted_truth`.
+    """
+
+    table: pd.DataFrame
+    maps: dict[MapKey, NDArray[np.float32]]
+    certificates: dict[Condition, Certificate]
+    provenance: dict[str, Any]
+    profile: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PROFILE_COLUMNS))
+    pattern: dict[PatternKey, Pattern] = field(default_factory=dict)
+    attribution: pd.DataFrame | None = None
+    calibration: Calibration | None = None
+    planted: pd.DataFrame | None = None
+
+    @property
+    def model(self) -> str:
+        """Name of the backbone."""
+        return str(self.provenance["name"])
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the probed layers in order of execution."""
+        return list(dict.fromkeys(self.table.sort_values("depth", kind="stable")["layer"]))
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the targets."""
+        return list(self.provenance["options"]["targets"])
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """Every (weights, variant) of the run, in the order asked for."""
+        return list(self.certificates)
+
+    @property
+    def differences(self) -> pd.DataFrame:
+        """The network as trained less each variant: rows of the table that have a difference.
+
+        Columns ``original`` (value as trained), ``value`` (of the variant), ``difference`` with
+        ``low`` and ``high``, paired over the same test images, and ``padding_share`` with
+        ``padding_share_low`` and ``padding_share_high`` where it is defined.
+        """
+        rows = self.table[self.table["difference"].notna()].drop(columns=["low", "high", "chance"])
+        rows = rows.rename(columns={"difference_low": "low", "difference_high": "high"})
+        place = list(rows.columns).index("value")
+        rows.insert(place, "original", rows["value"] + rows["difference"])
+        return rows.reset_index(drop=True)
+
+    @property
+    def channels(self) -> pd.DataFrame:
+        """Every channel of every layer, with the share of its variance that position explains.
+
+        Columns ``weights``, ``variant``, ``layer``, ``channel``, ``eta2`` and ``snr`` (of the whole
+        layer); sort by ``eta2`` for the most position-tuned ones.
+        """
+        rows = [
+            pd.DataFrame({"channel": np.arange(len(p.eta2)), "eta2": p.eta2, "snr": p.snr}).assign(
+                weights=weights, variant=variant, layer=layer
+            )
+            for (weights, variant, layer), p in self.pattern.items()
+        ]
+        columns = ["weights", "variant", "layer", "channel", "eta2", "snr"]
+        if not rows:
+            return pd.DataFrame(columns=columns)
+        return pd.concat(rows, ignore_index=True)[columns]
+
+    def true_map(self, layer: str, target: str, variant: str | None = None) -> NDArray[np.float64]:
+        """Return the target that a layer's readout was fitted to, shape (h, w), in [0, 1].
+
+        Parameters
+        ----------
+        layer, target : str
+            Which.
+        variant : str, optional
+            Under ``valid`` and a few others layers are of another size; the first by default.
+
+        Raises
+        ------
+        ProbeError
+            If the layer was not probed or there is no such target.
+        """
+        variant = variant or self.conditions[0][1]
+        rows = self.table[(self.table["layer"] == layer) & (self.table["variant"] == variant)]
+        if rows.empty:
+            raise ProbeError(
+                f"layer {layer!r} was not probed: expected one of {', '.join(self.layers)}"
+            )
+        row, options = rows.iloc[0], self.provenance["options"]
+        size = tuple(options["image_size"])
+        inset = self.provenance.get("insets", {}).get(variant, {}).get(layer, (0.0, 0.0))
+        shape = (int(row["height"]), int(row["width"]))
+        readout = readout_record(self.provenance)
+        kind = GridLayer if readout["gridded"] else Layer
+        seen = kind(layer, 1, 1, *shape, "NCHW", 0, size, tuple(inset))
+        return layer_targets([target], size, *seen.windows(readout["kernel"]))[0]
+
+    def command(self) -> str:
+        """Return the command that repeats the run; for a module, the call."""
+        return _command(self.provenance)
+
+
+def _command(provenance: Mapping[str, Any]) -> str:
     options = dict(provenance["options"])
     own = {k: v for k in ("name", "mean", "std") if (v := options.pop(k)) is not None}
     for key in ("margin", "kernel"):

@@ -2,18 +2,143 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from ..certificates.certificate import Certificate
+from ..errors import ProbeError
+from ..files import json_bytes, npz_bytes, parquet_bytes
+from ..readouts.spec import readout_record
 from ..scores.patterns import Pattern
-from .record import PatternKey
+from .attribution import read_attribution
+from .calibration import load_calibration
+from .record import COLUMNS, PROFILE_COLUMNS, PatternKey, Record
+
+PLANTED = "planted.csv"
+"""File of planted truth, beside the folders of results."""
 
 CHANNELS_KEPT = 16
 """Channels of each layer whose mean maps are saved: those most tuned to position."""
+
+
+def record_files(record: Record) -> dict[str, bytes]:
+    """Return the files of a record; ``run.json``, without which nothing counts, comes last."""
+    arrays = {
+        "/".join([weights, variant, quoted_layer(layer), target]): value
+        for (weights, variant, layer, target), value in record.maps.items()
+    }
+    kept: dict[str, NDArray[Any]] = {}
+    for (weights, variant, layer), pattern in record.pattern.items():
+        # The same channels under every variant, so that they can be compared.
+        first = next(p for (w, _, n), p in record.pattern.items() if (w, n) == (weights, layer))
+        there = set(pattern.channels.tolist())
+        most = [c for c in first.tuned(len(first.eta2)) if int(c) in there][:CHANNELS_KEPT]
+        small, name = pattern.keep(most), f"{weights}/{variant}/{quoted_layer(layer)}"
+        for part in ("mean", "channels", "difference"):
+            if getattr(small, part) is not None:
+                kept[f"{name}/{part}"] = getattr(small, part)
+        ratios = (small.snr, small.difference_snr)
+        kept[f"{name}/snr"] = np.array([np.nan if r is None else r for r in ratios])
+    about = {
+        **record.provenance,
+        "certificates": [
+            {"weights": weights, "variant": variant, **dataclasses.asdict(certificate)}
+            for (weights, variant), certificate in record.certificates.items()
+        ],
+    }
+    return {
+        "scores.csv": record.table.to_csv(index=False).encode(),
+        "scores.parquet": parquet_bytes(record.table),
+        "profile.csv": record.profile.to_csv(index=False).encode(),
+        "profile.parquet": parquet_bytes(record.profile),
+        "channels.parquet": parquet_bytes(record.channels),
+        "maps.npz": npz_bytes(arrays),
+        "pattern.npz": npz_bytes(kept),
+        "run.json": json_bytes(about),
+    }
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Read the fields of a record, with what lies beside it, from the files of a folder.
+
+    Raises
+    ------
+    ProbeError
+        If the folder does not hold a complete result.
+    """
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        # Results of version 0.2 have fewer columns and neither profile nor pattern.
+        table = pd.read_parquet(folder / "scores.parquet").reindex(columns=COLUMNS)
+        profile = pd.DataFrame(columns=PROFILE_COLUMNS)
+        if (folder / "profile.parquet").exists():
+            profile = pd.read_parquet(folder / "profile.parquet")
+        with np.load(folder / "maps.npz", allow_pickle=False) as arrays:
+            split = {key: key.rsplit("/", 3) for key in arrays.files}
+            maps = {(w, v, unquote(n), t): arrays[key] for key, (w, v, n, t) in split.items()}
+        pattern = load_pattern(folder)
+        certificates = {}
+        for entry in record.pop("certificates"):
+            condition = (entry.pop("weights"), entry.pop("variant"))
+            for key in ("shift", "image_size", "sources"):
+                entry[key] = tuple(entry[key])
+            for key in ("residual", "contrast"):
+                entry[key] = float(entry[key])
+            if entry["contact"] is not None:
+                entry["contact"] = float(entry["contact"])
+            entry["layers"] = {k: float(v) for k, v in entry["layers"].items()}
+            certificates[condition] = Certificate(**entry)
+        absent = {"options", "backbones", "stimuli", "name", "started"} - set(record)
+        if absent:
+            raise KeyError(f"run.json says nothing of {', '.join(sorted(absent))}")
+        beside = tables_beside(folder, record)
+    except FileNotFoundError as error:
+        missing = Path(str(error.filename)).name
+        raise ProbeError(f"{folder} holds no result of a run: {missing} is missing") from None
+    except Exception as error:  # damaged archives raise whatever their bytes happen to ask for
+        raise ProbeError(f"the result in {folder} can't be read: {error}") from error
+    return {
+        "table": table,
+        "maps": maps,
+        "certificates": certificates,
+        "provenance": record,
+        "profile": profile,
+        "pattern": pattern,
+        **beside,
+    }
+
+
+def tables_beside(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Attribution and calibration that lie beside a result, if they are of weights that it has.
+
+    A calibration has to be of the same readout too. Planted truth is of no network; it lies in the
+    folder above.
+    """
+    hashes = {backbone["sha256"] for backbone in record["backbones"]}
+    found: dict[str, Any] = {}
+    if (folder / "attribution.json").exists():
+        attribution, origin = read_attribution(folder)
+        if origin["backbone"]["sha256"] in hashes:
+            found["attribution"] = attribution
+    if (folder / "calibration.json").exists():
+        calibration = load_calibration(folder)
+        about, options = calibration.provenance, record["options"]
+        label = readout_record(record)["label"]
+        same = (about["readout"], about["concat"]) == (label, bool(options.get("concat")))
+        if about["sha256"] in hashes and same:
+            found["calibration"] = calibration
+    if (folder.parent / PLANTED).exists():
+        found["planted"] = pd.read_csv(folder.parent / PLANTED)
+    return found
 
 
 def load_pattern(folder: Path) -> dict[PatternKey, Pattern]:
@@ -46,7 +171,3 @@ def load_pattern(folder: Path) -> dict[PatternKey, Pattern]:
 def quoted_layer(layer: str) -> str:
     """A layer's name without the slash that separates the parts of a key."""
     return quote(layer, safe="")
-
-
-def number(value: Any) -> float:
-    return float(value)

@@ -6,6 +6,7 @@ import pandas as pd
 
 from ..text import short_name
 from .record import Record
+from .verdict import verdict_of
 
 
 def summary(record: Record) -> str:
@@ -29,7 +30,7 @@ def summary(record: Record) -> str:
         )
         title = f"SPC, {short_name(w)} weights, {' → '.join(variants)}"
         blocks.append(f"\n{title}\n{table.to_string()}")
-    return "\n".join([*blocks, "", *(f"* {sentence}" for sentence in record.verdict())])
+    return "\n".join([*blocks, "", *(f"* {sentence}" for sentence in verdict_of(record))])
 
 
 def _score(value: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -12,9 +11,7 @@ from ..certificates.certificate import Certificate
 from ..targets import KNOWLEDGE
 from ..text import families, interval, percent, short_name, signed
 from ..variants.variant import parse_variant
-
-if TYPE_CHECKING:
-    from ..results import Result
+from .record import Record
 
 KNOWS = 0.5
 """SPC from which the verdict says that a layer knows a target."""
@@ -27,37 +24,37 @@ _SPC_COLUMNS = [
 ]
 
 
-def _spc(result: Result) -> pd.DataFrame:
-    rows = result.table[result.table["metric"] == "spc"]
+def _spc(record: Record) -> pd.DataFrame:
+    rows = record.table[record.table["metric"] == "spc"]
     columns = ["weights", "variant", "layer", "target"]
     return rows.set_index(columns)[_SPC_COLUMNS].sort_index()
 
 
-def verdict_of(result: Result) -> list[str]:
-    spc = _spc(result)
-    layers = [layer for layer in result.layers if layer != "input"]
-    variants = list(dict.fromkeys(v for _, v in result.conditions))
-    groups = families(w for w, _ in result.conditions)
+def verdict_of(record: Record) -> list[str]:
+    spc = _spc(record)
+    layers = [layer for layer in record.layers if layer != "input"]
+    variants = list(dict.fromkeys(v for _, v in record.conditions))
+    groups = families(w for w, _ in record.conditions)
     reference = "original" if "original" in variants else variants[0]
     first = ("circular", "canvas", "valid", *variants)
     removal = next((v for v in first if v in variants and v != reference), None)
     sentences = []
     for group, members in groups.items():
-        sentences += _knowledge(result, spc, group, members, layers, reference, removal, groups)
-    sentences += _pixels(result, spc, reference)
+        sentences += _knowledge(record, spc, group, members, layers, reference, removal, groups)
+    sentences += _pixels(record, spc, reference)
     for members in groups.values() if removal is not None else ():
-        sentences.append(_removal(result, spc, members, layers, removal, groups))
+        sentences.append(_removal(record, spc, members, layers, removal, groups))
 
     for v in variants:
         for group, members in groups.items() if not v == reference == "original" else ():
-            found = {w: result.certificates[w, v] for w in members if (w, v) in result.certificates}
+            found = {w: record.certificates[w, v] for w in members if (w, v) in record.certificates}
             sentences += _certified(v, group, found)
-    sentences += _random_beats_trained(spc, groups, layers, result.targets, reference)
+    sentences += _random_beats_trained(spc, groups, layers, record.targets, reference)
     return sentences
 
 
 def _knowledge(
-    result: Result,
+    record: Record,
     spc: pd.DataFrame,
     group: str,
     members: Sequence[str],
@@ -71,7 +68,7 @@ def _knowledge(
     w, _, layer, target = mine["value"].idxmax()
     best = mine.loc[(w, reference, layer, target)]
     # Of many intervals about 0 some exclude it by chance; a certificate does not.
-    certified = result.certificates[(w, reference)].passed
+    certified = record.certificates[(w, reference)].passed
     named = f"{short_name(w)} weights"
     if len(members) > 1:
         named = f"{short_name(group)} weights, the best of {len(members)} seeds"
@@ -99,10 +96,10 @@ def _knowledge(
             text += f": {percent(bare['padding_share'])} of it came from padding"
     yield text + "."
 
-    rows = result.table[
-        (result.table["metric"] == "error_px")
-        & (result.table["weights"] == w)
-        & (result.table["layer"] != "input")
+    rows = record.table[
+        (record.table["metric"] == "error_px")
+        & (record.table["weights"] == w)
+        & (record.table["layer"] != "input")
     ]
     there = rows[rows["variant"] == reference]
     if there.empty or certified:
@@ -110,7 +107,7 @@ def _knowledge(
     nearest = there.loc[there["value"].idxmin()]
     if not nearest["value"] < LOCATES * nearest["chance"] or nearest["high"] > nearest["chance"]:
         return
-    side = max(result.provenance["options"]["image_size"])
+    side = max(record.provenance["options"]["image_size"])
     text = (
         f"{nearest['layer']}{f' ({named})' * (len(groups) > 1)} knows where it is to within "
         f"{nearest['value']:.0f} px of {side}"
@@ -125,10 +122,10 @@ def _knowledge(
     yield f"{text}; chance is {nearest['chance']:.0f} px."
 
 
-def _pixels(result: Result, spc: pd.DataFrame, reference: str) -> Iterator[str]:
+def _pixels(record: Record, spc: pd.DataFrame, reference: str) -> Iterator[str]:
     """What can be read from the input itself."""
-    w = result.conditions[0][0]
-    if "input" not in result.layers:
+    w = record.conditions[0][0]
+    if "input" not in record.layers:
         return
     mine = spc.loc[(w, reference, "input")]
     target = mine["value"].idxmax()
@@ -146,7 +143,7 @@ def _pixels(result: Result, spc: pd.DataFrame, reference: str) -> Iterator[str]:
 
 
 def _removal(
-    result: Result,
+    record: Record,
     spc: pd.DataFrame,
     members: Sequence[str],
     layers: Sequence[str],
@@ -162,7 +159,7 @@ def _removal(
         if len(members) > 1:
             who = f"random weights ({len(members)} seeds) leave"
     counted = f"; {holds} of {len(gone)} intervals contain 0"
-    if _is_null(result, members, removal):
+    if _is_null(record, members, removal):
         counted += " (about 95 % should)"
     return (
         f"{_how(removal).capitalize()} {who} "
@@ -171,9 +168,9 @@ def _removal(
     )
 
 
-def _is_null(result: Result, members: Sequence[str], variant: str) -> bool:
+def _is_null(record: Record, members: Sequence[str], variant: str) -> bool:
     """Whether there is no position to be found: neither the network's own nor the stimuli's."""
-    found, stimuli = result.certificates.items(), result.provenance["stimuli"]
+    found, stimuli = record.certificates.items(), record.provenance["stimuli"]
     return (
         parse_variant(variant).removes_padding
         and bool(stimuli["stationary"])

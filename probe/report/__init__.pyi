@@ -1,6 +1,8 @@
 from .index import write_index as write_index
 from .page import fragment as fragment
 from .page import page as page
+from .sections.contents import SECTIONS as SECTIONS
+from .sections.section import Section as Section
 from .style import CMAP as CMAP
 from .style import DIVERGING as DIVERGING
 from .style import LABELS as LABELS

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import ProbeError
 from ..files import write_files
-from ..results import Result, load
+from ..records.record import Record
+from ..records.store import read_record
 from ..text import families, short_name
 from .figures.conditions import leading
 from .parts import templates
@@ -39,11 +40,11 @@ def write_index(folder: Path) -> Path:
     """
     entries: list[dict[str, Any]] = []
     faults: list[str] = []
-    for record in sorted(folder.glob("*/run.json")):
+    for path in sorted(folder.glob("*/run.json")):
         try:
-            entries.append(_entry(load(record.parent), record.parent))
+            entries.append(_entry(Record(**read_record(path.parent)), path.parent))
         except (ProbeError, LookupError, TypeError, ValueError) as error:
-            faults.append(f"{record.parent.name} is left out: {error}")
+            faults.append(f"{path.parent.name} is left out: {error}")
     others = {
         title: [p.relative_to(folder).as_posix() for p in sorted(folder.glob(f"*/{name}.html"))]
         for name, title in _OTHERS.items()
@@ -55,27 +56,27 @@ def write_index(folder: Path) -> Path:
     return folder / "index.html"
 
 
-def _entry(result: Result, folder: Path) -> dict[str, Any]:
-    spc = result.table[(result.table["metric"] == "spc") & (result.table["layer"] != INPUT)]
-    groups = families(w for w, _ in result.conditions).values()
+def _entry(record: Record, folder: Path) -> dict[str, Any]:
+    spc = record.table[(record.table["metric"] == "spc") & (record.table["layer"] != INPUT)]
+    groups = families(w for w, _ in record.conditions).values()
     rows = []
-    for weights, variant in leading(result):
+    for weights, variant in leading(record.conditions):
         members = next(group for group in groups if weights in group)
-        mine = spc[spc["weights"].isin(members) & (spc["variant"] == variant)]
-        named = f"random ({len(members)} seeds)" if len(members) > 1 else short_name(weights)
+        scores = spc[spc["weights"].isin(members) & (spc["variant"] == variant)]
+        label = f"random ({len(members)} seeds)" if len(members) > 1 else short_name(weights)
         rows.append(
             {
-                "weights": named,
+                "weights": label,
                 "variant": variant,
-                "best": mine.loc[mine["value"].idxmax()],
-                "passed": all(result.certificates[w, variant].passed for w in members),
+                "best": scores.loc[scores["value"].idxmax()],
+                "passed": all(record.certificates[w, variant].passed for w in members),
             }
         )
     has_report = (folder / "report.html").exists()
     return {
-        "model": result.model,
+        "model": record.model,
         "link": f"{folder.name}/report.html" if has_report else "",
-        "started": result.provenance["started"][:10],
-        "stimuli": result.provenance["options"]["stimuli"],
+        "started": record.provenance["started"][:10],
+        "stimuli": record.provenance["options"]["stimuli"],
         "rows": rows,
     }

@@ -49,7 +49,7 @@ def png(values: NDArray[Any], colours: str = CMAP) -> Markup:
 def svg(figure: Figure, name: str, label: str) -> Markup:
     """A figure as an inline SVG element, with identifiers of its own."""
     file = io.StringIO()
-    with style(), matplotlib.rc_context({"svg.hashsalt": name, "svg.id": name}):
+    with style(always=True), matplotlib.rc_context({"svg.hashsalt": name, "svg.id": name}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]

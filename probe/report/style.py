@@ -34,8 +34,17 @@ LABELS = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Draw in Probe's style; matplotlib's settings are put back afterwards."""
+def style(*, always: bool = False) -> Iterator[None]:
+    """Draw in Probe's style; matplotlib's settings are put back afterwards.
+
+    Parameters
+    ----------
+    always : bool
+        Also where the user has changed a setting, by a theme or otherwise; for pages.
+    """
+    # The backend is chosen when it is first needed. Chosen within the block, what it sets (in a
+    # notebook, that figures show themselves) would be put back with the rest.
+    plt.draw_if_interactive()
     settings = {
         **sns.axes_style("ticks"),
         **sns.plotting_context("paper", font_scale=1.1),
@@ -48,6 +57,12 @@ def style() -> Iterator[None]:
         "legend.frameon": False,
         "svg.fonttype": "none",
     }
+    if not always:
+        settings = {
+            key: value
+            for key, value in settings.items()
+            if matplotlib.rcParams[key] == matplotlib.rcParamsDefault[key]
+        }
     with matplotlib.rc_context(settings):
         yield
 

@@ -18,8 +18,8 @@ from torch import nn
 
 import probe
 from probe.analyses.attribution.attribution import Attribution, attribute, load_attribution
-from probe.analyses.attribution.figure import plot_attribution
-from probe.analyses.attribution.summary import COLUMNS
+from probe.records.attribution import COLUMNS
+from probe.report.figures.attribution import plot_attribution
 from probe.runner import job
 from probe.scores.metrics import METRICS
 

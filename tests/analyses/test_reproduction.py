@@ -264,7 +264,7 @@ def test_the_page_shows_measured_beside_published(on_photographs, tmp_path):
     found, _ = on_photographs
     path = found.to_html(tmp_path / "new" / "page.html")
     text = path.read_text()
-    assert text == page(found)
+    assert text == page(found.table, found.provenance, found.summary())
     assert "<title>Probe: Islam, Jia, Bruce (2020)" in text
     for heading in ("SPC", "MAE", "Padding, on photographs"):
         assert f"<h2>{heading}</h2>" in text
@@ -279,7 +279,8 @@ def test_the_page_escapes_names(bare):
     evil = '<script>alert(1)</script>&"'
     table = found.table.replace({"row": {"VGG16": evil}}).replace({"status": {MEASURED: evil}})
     provenance = found.provenance | {"title": evil, "warnings": [evil]}
-    text = page(Reproduction(table, provenance))
+    made = Reproduction(table, provenance)
+    text = page(made.table, made.provenance, made.summary())
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;" in text
 

@@ -166,9 +166,9 @@ def test_the_page_is_whole_and_asks_for_nothing(study, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tasks": "paint"}, "unknown task 'paint'"),
+        ({"tasks": "paint"}, "unknown tasks 'paint'"),
         ({"splits": []}, "splits: expected at least one"),
-        ({"paddings": "reflect"}, "unknown padding"),
+        ({"paddings": "reflect"}, "unknown paddings"),
         ({"seeds": 0}, "seeds: expected a whole number"),
         ({"workers": 0}, "workers: expected a whole number"),
         ({"epochs": -1}, "epochs: expected a number above 0"),

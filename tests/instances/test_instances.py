@@ -21,6 +21,7 @@ from probe.instances import (
     SegmentationNetwork,
     TwinScenes,
     discriminative_terms,
+    names,
     run_instances,
     training,
 )
@@ -35,7 +36,7 @@ def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         few = {
             kind: chosen_settings.Profile(steps=2, batch=2, train_scenes=4, test_scenes=4)
-            for kind in chosen_settings.SCENES
+            for kind in names.SCENES
         }
         patch.setattr(studies, "QUICK", few)
         yield run_instances(folder=tmp_path_factory.mktemp("instances"), **TINY)
@@ -139,9 +140,7 @@ def test_tables_are_complete(study):
     table = study.table
     assert list(table.columns) == [*chosen_settings.KEYS, "metric", "distance", "objects", "value"]
     cells = set(map(tuple, table[["scenes", "task", "borders"]].values))
-    wanted = {
-        (s, t, b) for s in ("twins", "ordinary") for t in chosen_settings.TASKS for b in BORDERS
-    }
+    wanted = {(s, t, b) for s in ("twins", "ordinary") for t in names.TASKS for b in BORDERS}
     assert cells == wanted | {("large", "instance", b) for b in BORDERS}
     whole = table[table["distance"].isna()]
     by_task = whole.groupby("task")["metric"].apply(set)
@@ -200,7 +199,7 @@ def test_the_ladder_takes_its_rungs_from_the_study(study, tmp_path):
 def test_the_page_is_whole_and_asks_for_nothing(study, tmp_path):
     text = study.to_html(tmp_path / "page.html").read_text()
     assert "http" not in text.replace("http://www.w3.org/", "")
-    for kind in chosen_settings.SCENES:
+    for kind in names.SCENES:
         assert f'id="{kind}"' in text
     assert text.count("<img") == 3 + 3 + 1
     assert len(study.summary()) == 4 + 3 + 2

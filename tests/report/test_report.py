@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 import probe
 from probe.analyses.attribution.attribution import attribute
 from probe.records.record import PROFILE_COLUMNS
-from probe.report.figures.conditions import CHANCE, best_layer, handles, leading, look
+from probe.report.figures.conditions import CHANCE, best_score, handles, leading, look
 from probe.report.figures.maps import pattern_rows
 from probe.report.index import write_index
 from probe.report.page import page
@@ -151,23 +151,23 @@ def test_seeds_are_one_family_in_the_legend_and_one_row_in_pictures(seeded):
     figure = seeded.plot_layers()
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["random (3 seeds), original", "random (3 seeds), circular"]
-    first, second = (look(seeded, (w, "original")) for w in SEEDS[:2])
+    first, second = (look(seeded.conditions, (w, "original")) for w in SEEDS[:2])
     assert first == second
     assert len(lines_of(figure.axes[0], first[0], first[1])) == 3
-    assert leading(seeded) == [("random", "original"), ("random", "circular")]
+    assert leading(seeded.conditions) == [("random", "original"), ("random", "circular")]
     maps = seeded.plot_maps("blocks.1")
     assert sum(bool(axes.images) for axes in maps.axes[: 3 * 3]) == 3 * 3
 
 
 def test_the_same_variant_has_the_same_colour_and_other_weights_other_dashes(trained):
-    looks = {c: look(trained, c) for c in trained.conditions}
+    looks = {c: look(trained.conditions, c) for c in trained.conditions}
     for (weights, variant), (colour, dashes, marker) in looks.items():
         assert colour == looks["pretrained", variant][0]
         assert dashes == looks[weights, "original"][1]
         assert marker == looks[weights, "original"][2]
     groups = families(w for w, _ in trained.conditions)
     assert len({looks[members[0], "original"][1] for members in groups.values()}) == len(groups)
-    labels = [h.get_label() for h in handles(trained)]
+    labels = [h.get_label() for h in handles(trained.conditions)]
     assert len(labels) == len(set(labels)) == 2 * len(groups)
 
 
@@ -175,7 +175,7 @@ def test_the_best_layer_is_none_but_a_layer(seeded):
     table = seeded.table.copy()
     table.loc[(table["layer"] == "input") & (table["metric"] == "spc"), "value"] = 0.999
     doctored = dataclasses.replace(seeded, table=table)
-    assert best_layer(doctored) == best_layer(seeded) != "input"
+    assert best_score(doctored.table)[0] == best_score(seeded.table)[0] != "input"
 
 
 # ---------------------------------------------------------------- figures
@@ -191,7 +191,7 @@ def test_lines_over_depth_are_the_scores_and_the_input_stands_apart(seeded, metr
         expected = [
             chosen(scores, weights=w, variant="original").query("depth > 0")["value"] for w in SEEDS
         ]
-        colour, dashes, _ = look(seeded, ("random", "original"))
+        colour, dashes, _ = look(seeded.conditions, ("random", "original"))
         for line, values in zip(lines_of(axes, colour, dashes), expected, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
             np.testing.assert_allclose(line.get_ydata(), values)
@@ -246,7 +246,7 @@ def test_profiles_are_the_errors_by_distance(seeded):
     for axes, layer in zip(figure.axes, layers, strict=True):
         rows = chosen(seeded.profile, layer=layer, target="vertical")
         for variant in ("original", "circular"):
-            colour, dashes, _ = look(seeded, ("random", variant))
+            colour, dashes, _ = look(seeded.conditions, ("random", variant))
             drawn = lines_of(axes, colour, dashes)
             for line, weights in zip(drawn, SEEDS, strict=True):
                 mine = chosen(rows, weights=weights, variant=variant).sort_values("distance")
@@ -285,7 +285,7 @@ def test_patterns_of_a_saved_result_leave_out_what_was_not_kept(trained):
     small = dataclasses.replace(
         trained, pattern={k: pattern.keep(most[k[::2]]) for k, pattern in trained.pattern.items()}
     )
-    rows = pattern_rows(small, "blocks.3", 8)
+    rows = pattern_rows(small.pattern, "blocks.3", 8)
     leading = [row for row in rows if row.leads]
     assert [row.condition[0] for row in leading] == ["pretrained", "random:1"]
     for row in leading:
@@ -383,7 +383,7 @@ def test_every_variant_has_its_own_colour(seeded):
     variants = ["original", "circular", "reflect", "valid", "canvas", "zeros"]
     passed = seeded.certificates["random", "circular"]
     mine = dataclasses.replace(seeded, certificates={("random", v): passed for v in variants})
-    assert len({look(mine, ("random", v))[0] for v in variants}) == len(variants)
+    assert len({look(mine.conditions, ("random", v))[0] for v in variants}) == len(variants)
 
 
 def test_controls_name_the_input_the_selectivity_and_every_seed(seeded, written):

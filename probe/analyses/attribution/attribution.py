@@ -12,20 +12,28 @@ played again.
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import pandas as pd
+from matplotlib.figure import Figure
 from torch import nn
 from tqdm.auto import tqdm
 
 from ...errors import ProbeError, ProbeWarning, one_of
-from ...files import json_bytes, reading, write_files
+from ...files import json_bytes, write_files
 from ...machine import memory_explained
+from ...records.attribution import (
+    COLUMNS,
+    RECORD_FILE,
+    TABLE_FILE,
+    attribution_summary,
+    read_attribution,
+)
+from ...report.figures.attribution import plot_attribution
 from ...runner.job import Condition, groups_that_fit
 from ...runner.options import Options, SharedGiven, takes_options
 from ...runner.passes import measure
@@ -35,13 +43,8 @@ from ...variants.run import open_variant
 from ...variants.variant import parse_variant
 from ..names import GROUPS
 from .replay import ReplayedNetwork, leaf_modules, open_runs
-from .summary import COLUMNS, NUMBER_COLUMNS, effect_table, target_sentences
+from .summary import effect_table
 from .units import find_units
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_TABLE, _RECORD = "attribution.csv", "attribution.json"
 
 _SEAM = (
     "so that calls without padding of their own put position there, too; use tileable stimuli such "
@@ -83,8 +86,7 @@ class Attribution:
         needed if without it at least :data:`NEEDED` of that are gone and the interval of what is
         gone excludes 0.
         """
-        targets = dict.fromkeys(self.table["target"])
-        return [sentence for target in targets for sentence in target_sentences(self.table, target)]
+        return attribution_summary(self.table)
 
     def plot(self, metric: str = "spc") -> Figure:
         """Plot what each unit and each side brings alone, and what is left without it.
@@ -98,8 +100,6 @@ class Attribution:
         -------
         matplotlib.figure.Figure
         """
-        from .figure import plot_attribution
-
         return plot_attribution(self.table, metric)
 
     def save(self, folder: str | Path) -> Path:
@@ -122,7 +122,7 @@ class Attribution:
         """
         text = io.StringIO()
         self.table.to_csv(text, index=False)
-        files = {_TABLE: text.getvalue().encode(), _RECORD: json_bytes(self.provenance)}
+        files = {TABLE_FILE: text.getvalue().encode(), RECORD_FILE: json_bytes(self.provenance)}
         write_files(Path(folder), files)
         return Path(folder)
 
@@ -144,15 +144,7 @@ def load_attribution(folder: str | Path) -> Attribution:
     ProbeError
         If the folder does not hold both, or they are something else.
     """
-    folder = Path(folder)
-    with reading(folder, "attribution"):
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        table = pd.read_csv(folder / _TABLE, dtype="str", keep_default_na=False)
-        if list(table.columns) != COLUMNS or table.empty or not isinstance(record, dict):
-            raise ValueError("its columns are not those of an attribution")
-        for column in NUMBER_COLUMNS:
-            table[column] = [float(text) if text else float("nan") for text in table[column]]
-        return Attribution(table.astype({"order": "int64"}), record)
+    return Attribution(*read_attribution(folder))
 
 
 @takes_options(

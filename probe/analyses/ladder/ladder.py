@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import pandas as pd
+from matplotlib.figure import Figure
 from torch import nn
 
 from ...backbones.backbone import input_size
@@ -30,10 +31,8 @@ from ...text import interval, number_text
 from ..names import LADDER_TARGETS, STRENGTH
 from ..run import run
 from .coordinates import give_coordinates
+from .page import page, plot_ladder
 from .rungs import BORDERS, INSTANCE_COLUMNS, RUNGS, STEPS, with_rung
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,7 @@ class Ladder:
 
     def plot(self) -> Figure:
         """Draw SPC by depth on each rung, a panel for each target, and the instance rungs."""
-        from .page import plot_ladder
-
-        return plot_ladder(self)
+        return plot_ladder(self.table, self.instances)
 
     def to_html(self, path: str | Path) -> Path:
         """Write a page that needs nothing else: figure, table, and how it was measured.
@@ -116,10 +113,9 @@ class Ladder:
         ProbeError
             If the file can't be written.
         """
-        from .page import page
-
         path = Path(path)
-        write_files(path.parent, {path.name: page(self).encode()})
+        text = page(self.table, self.instances, self.provenance, self.summary())
+        write_files(path.parent, {path.name: text.encode()})
         return path
 
     def save(self, folder: str | Path) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,12 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...report.parts import svg, templates
-from ...report.style import LABELS, plain_text, shown_once, style
+from ...report.style import INPUT, LABELS, plain_text, shown_once, style
 from ...text import number_text
 from .rungs import RUNGS, STEPS
-
-if TYPE_CHECKING:
-    from .ladder import Ladder
 
 _COLOURS = dict(zip(RUNGS, (1, 0, 2, 2), strict=True))  # of "colorblind"
 
@@ -38,8 +36,15 @@ _BORDERS = dict(zip(("circular", "zeros", "coordconv"), STEPS, strict=True))
 _MAX_TICKS = 9
 
 
-def plot_ladder(ladder: Ladder) -> Figure:
-    """Draw a ladder; see :meth:`probe.ladders.Ladder.plot`.
+def plot_ladder(table: pd.DataFrame, instances: pd.DataFrame | None = None) -> Figure:
+    """Draw SPC by depth on each rung, a panel for each target, and the instance rungs.
+
+    Parameters
+    ----------
+    table : DataFrame
+        See :class:`probe.Ladder`.
+    instances : DataFrame, optional
+        The same rungs for telling copies of an object apart.
 
     Returns
     -------
@@ -47,9 +52,9 @@ def plot_ladder(ladder: Ladder) -> Figure:
         SPC by depth, a panel per target and a line per rung, with bands of 95 % intervals; where
         the instance experiment has been run, a panel with its pairwise F1.
     """
-    rows = ladder.table[ladder.table["metric"] == "spc"]
-    targets = list(dict.fromkeys(rows["target"]))
-    panels = len(targets) + (ladder.instances is not None)
+    rows = table[table["metric"] == "spc"]
+    targets, names = list(dict.fromkeys(rows["target"])), _layers(table)
+    panels = len(targets) + (instances is not None)
     columns = min(4, panels)
     height = -(-panels // columns)
     with style():
@@ -58,16 +63,16 @@ def plot_ladder(ladder: Ladder) -> Figure:
         )
         grid = figure.subplots(height, columns, squeeze=False)
         for axes, target in zip(grid.flat, targets, strict=False):
-            _draw(rows[rows["target"] == target], ladder.layers, axes)
+            _draw(rows[rows["target"] == target], names, axes)
             axes.set_title(target.replace("_", " "), loc="left", fontweight="bold")
         for axes in grid.flat[panels:]:
             axes.set_axis_off()
-        if ladder.instances is not None:
-            _draw_instances(ladder.instances, grid.flat[len(targets)])
+        if instances is not None:
+            _draw_instances(instances, grid.flat[len(targets)])
         for row in grid:
             row[0].set_ylabel(LABELS["spc"])
         figure.legend(handles=_handles(rows), loc="outside lower center", ncols=2)
-        figure.suptitle(plain_text(ladder.provenance["name"]))
+        figure.suptitle(plain_text(str(table["model"].iloc[0])))
     return shown_once(figure)
 
 
@@ -140,37 +145,43 @@ def _handles(rows: pd.DataFrame) -> list[Line2D]:
     ]  # fmt: skip
 
 
-def page(ladder: Ladder) -> str:
+def page(
+    table: pd.DataFrame,
+    instances: pd.DataFrame | None,
+    provenance: Mapping[str, Any],
+    sentences: Sequence[str],
+) -> str:
     """Render a ladder: one HTML document that loads nothing from elsewhere."""
-    rows = ladder.table[ladder.table["metric"] == "spc"].set_index(["layer", "target", "rung"])
-    targets = list(dict.fromkeys(ladder.table["target"][ladder.table["metric"] == "spc"]))
-    rungs = [rung for rung in RUNGS if rung in set(ladder.table["rung"])]
+    scores = table[table["metric"] == "spc"]
+    rows = scores.set_index(["layer", "target", "rung"])
+    targets = list(dict.fromkeys(scores["target"]))
+    rungs = [rung for rung in RUNGS if rung in set(table["rung"])]
     grid = [
         {
             "layer": layer,
             "cells": [[_cell(rows, (layer, target, rung)) for target in targets] for rung in rungs],
         }
-        for layer in ladder.layers
+        for layer in _layers(table)
     ]
-    label = f"SPC by depth of {ladder.provenance['name']} on each rung"
-    figure = ladder.plot()
+    label = f"SPC by depth of {provenance['name']} on each rung"
+    figure = plot_ladder(table, instances)
     plt.close(figure)
-    return (
-        templates()
-        .get_template("ladder.html")
-        .render(
-            ladder=ladder,
-            provenance=ladder.provenance,
-            options=ladder.provenance["options"],
-            sentences=ladder.summary(),
-            figure=svg(figure, "ladder", label),
-            targets=targets,
-            rungs=rungs,
-            numbers=_NUMBERS,
-            grid=grid,
-            instances=None if ladder.instances is None else ladder.instances.to_dict("records"),
-        )
+    template = templates().get_template("ladder.html")
+    return template.render(
+        provenance=provenance,
+        options=provenance["options"],
+        sentences=sentences,
+        figure=svg(figure, "ladder", label),
+        targets=targets,
+        rungs=rungs,
+        numbers=_NUMBERS,
+        grid=grid,
+        instances=None if instances is None else instances.to_dict("records"),
     )
+
+
+def _layers(table: pd.DataFrame) -> list[str]:
+    return [name for name in dict.fromkeys(table["layer"]) if name != INPUT]
 
 
 def _cell(rows: pd.DataFrame, key: tuple[str, ...]) -> dict[str, str]:

@@ -1,6 +1,4 @@
 from .recovery import Recovery as Recovery
-from .recovery import planted_by_snr as planted_by_snr
-from .recovery import planted_summary as planted_summary
 from .recovery import planted_truth as planted_truth
 from .recovery import recover as recover
 from .truth import CHANNELS as CHANNELS

@@ -215,37 +215,6 @@ def planted_truth(
     return pd.DataFrame(rows)
 
 
-def planted_summary(table: pd.DataFrame) -> str:
-    """Say in a sentence how many of the truths of :func:`planted_truth` were recovered."""
-    return (
-        f"R² is recovered within its interval in {table['recovered'].mean():.0%} of {len(table)} "
-        f"cases, {table['channels'].min()} to {table['channels'].max():,} channels, "
-        f"signal-to-noise ratios {table['snr'].min():g} to {table['snr'].max():g}; 95 % should be."
-    ).replace("% of", " % of")
-
-
-def planted_by_snr(table: pd.DataFrame) -> pd.DataFrame:
-    """Average the table of :func:`planted_truth` over channels and repeats.
-
-    Returns
-    -------
-    DataFrame
-        A row for each ``snr``: ``attainable``, the mean ``value``, the mean ``half_width`` of the
-        intervals, how many truths were ``recovered``, and of how many ``cases``.
-    """
-    return (
-        table.assign(half_width=(table["high"] - table["low"]) / 2, cases=1)
-        .groupby("snr", as_index=False)
-        .agg(
-            attainable=("attainable", "first"),
-            value=("value", "mean"),
-            half_width=("half_width", "mean"),
-            recovered=("recovered", "sum"),
-            cases=("cases", "sum"),
-        )
-    )
-
-
 def _fit(planted: Planted, images: int, drawn: bool) -> LinearMap:
     folds = list(pairwise(fold * images // FOLDS for fold in range(FOLDS + 1)))
     targets = torch.from_numpy(planted.map)[None]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,14 +12,10 @@ from ...readouts.spec import ReadoutSpec
 from ...report.parts import templates
 from ...text import number_text
 
-if TYPE_CHECKING:
-    from .reproduction import Reproduction
 
-
-def page(reproduction: Reproduction) -> str:
+def page(table: pd.DataFrame, provenance: Mapping[str, Any], sentences: Sequence[str]) -> str:
     """Render a reproduction: one HTML document that loads nothing from elsewhere."""
-    table = reproduction.table
-    head = ReadoutSpec(reproduction.provenance["options"]["readout"], concat=True)
+    head = ReadoutSpec(provenance["options"]["readout"], concat=True)
     first, padding = (rows for _, rows in table.groupby("table", sort=False))
     grids = [
         ("SPC", _grid(first[first["metric"] == "spc"], "stimuli")),
@@ -36,13 +33,13 @@ def page(reproduction: Reproduction) -> str:
         templates()
         .get_template("reproduction.html")
         .render(
-            title=reproduction.provenance["title"],
-            provenance=reproduction.provenance,
-            options=reproduction.provenance["options"],
-            sentences=reproduction.summary(),
+            title=provenance["title"],
+            provenance=provenance,
+            options=provenance["options"],
+            sentences=sentences,
             grids=grids,
             readout=head.label,
-            leaves=reproduction.trained_on == "leaves",
+            leaves=provenance["trained_on"] == "leaves",
         )
     )
 

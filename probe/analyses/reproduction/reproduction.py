@@ -41,6 +41,7 @@ from ...text import interval, is_random, number_text, short_name
 from ...variants.run import open_variant
 from ...variants.variant import parse_variant
 from ..names import PAPERS
+from .page import page
 from .published import (
     COLUMNS,
     LEAVES,
@@ -146,10 +147,10 @@ class Reproduction:
         ProbeError
             If the file can't be written.
         """
-        from .page import page
-
         path = Path(path)
-        write_files(path.parent, {path.name: page(self).encode()})
+        write_files(
+            path.parent, {path.name: page(self.table, self.provenance, self.summary()).encode()}
+        )
         return path
 
 

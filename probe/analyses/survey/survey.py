@@ -22,6 +22,7 @@ from ...errors import ProbeError
 from ...files import write_files
 from ...variants.follower import PADDING
 from ...variants.variant import parse_variant
+from .page import survey_page
 from .table import (
     COLUMNS,
     COUNT_COLUMNS,
@@ -103,8 +104,6 @@ def survey(
     finally:
         bar.close()
         if out is not None and rows:
-            from .page import survey_page
-
             write_files(Path(out), {"survey.html": survey_page(survey_table(rows)).encode()})
     found = survey_table(rows)
     asked = found["model"].isin(names)

@@ -1,9 +1,4 @@
-from .conditions import best_layer as best_layer
-from .conditions import condition_label as condition_label
-from .conditions import handles as handles
-from .conditions import leading as leading
-from .conditions import look as look
-from .depth import draw_layers as draw_layers
+from .attribution import plot_attribution as plot_attribution
 from .depth import plot_layers as plot_layers
 from .maps import plot_maps as plot_maps
 from .maps import plot_pattern as plot_pattern

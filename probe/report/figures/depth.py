@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,72 +16,111 @@ from ...errors import ProbeError, one_of
 from ...records.record import Condition
 from ...scores.tables import LOWER_IS_BETTER
 from ..style import INPUT, LABELS, legend_columns, plain_text, shown_once, style
-from .conditions import CHANCE, family_members, handles, leading, look, rows_of
-
-if TYPE_CHECKING:
-    from ...results import Result
+from .conditions import (
+    CHANCE,
+    conditions_of,
+    family_members,
+    handles,
+    layers_of,
+    leading,
+    look,
+    rows_of,
+)
 
 _CORRELATIONS = ("spc", "control", "selectivity")
 
 _MAX_TICKS = 14
 
 
-def plot_layers(result: Result, metric: str = "spc") -> Figure:
-    """Draw the score by depth; see :meth:`probe.Result.plot_layers`."""
+def plot_layers(
+    table: pd.DataFrame,
+    metric: str = "spc",
+    targets: Sequence[str] | None = None,
+    *,
+    ax: Axes | None = None,
+) -> Figure | Axes:
+    """Plot scores by depth, with their intervals as bands.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Tidy scores with the columns of :attr:`probe.Result.table`.
+    metric : str
+        ``spc``, ``mae``, ``r2``, ``control``, ``selectivity``, ``error_px`` or ``top1``.
+    targets : sequence of str, optional
+        Which targets, a panel each; all that have such a score by default.
+    ax : Axes, optional
+        Where to draw, of one target; its legend is left to you.
+
+    Returns
+    -------
+    Figure, or Axes if ``ax`` was given
+
+    Raises
+    ------
+    ProbeError
+        If there is no such metric or target, or ``ax`` is given for several targets.
+    """
     one_of(metric, LABELS, "metric")
-    targets = scored_targets(result, metric)
-    if not targets:
+    scored = scored_targets(table, metric)
+    if not scored:
         raise ProbeError(f"metric: the result has no scores {metric!r}")
-    columns = min(3, len(targets))
-    rows = -(-len(targets) // columns)
-    entries = handles(result, chance=_chance_shows(result, metric))
+    chosen = [one_of(t, scored, "target") for t in targets] if targets is not None else scored
+    if ax is not None:
+        if len(chosen) != 1:
+            raise ProbeError(f"ax: expected one target, got {len(chosen)}; name it in targets")
+        with style():
+            draw_layers(table, metric, chosen[0], ax)
+        return ax
+    columns = min(3, len(chosen))
+    rows = -(-len(chosen) // columns)
+    entries = handles(conditions_of(table), chance=_chance_shows(table, metric))
     with style():
         width = max(3.5 * columns, 5.2)
         figure = plt.figure(figsize=(width, 2.9 * rows + 0.5), layout="constrained")
         grid = figure.subplots(rows, columns, sharey=metric != "mae", squeeze=False)
-        for axes, target in zip(grid.flat, targets, strict=False):
-            draw_layers(result, metric, target, axes)
-        for axes in grid.flat[len(targets) :]:
+        for axes, target in zip(grid.flat, chosen, strict=False):
+            draw_layers(table, metric, target, axes)
+        for axes in grid.flat[len(chosen) :]:
             axes.set_axis_off()
         for axes in grid[:, 1:].flat:
             axes.set_ylabel("")
         figure.legend(
             handles=entries, loc="outside lower center", ncols=legend_columns(entries, width)
         )
-        figure.suptitle(plain_text(result.model))
+        figure.suptitle(plain_text(str(table["model"].iloc[0])))
     return shown_once(figure)
 
 
-def layer_figure(result: Result, metric: str, target: str) -> Figure:
+def layer_figure(table: pd.DataFrame, metric: str, target: str) -> Figure:
     """One panel of :func:`plot_layers` as a figure of its own, without legend, for a report."""
-    with style():
+    with style(always=True):
         figure = Figure(figsize=(4.0, 2.9), layout="constrained")
-        draw_layers(result, metric, target, figure.subplots())
+        draw_layers(table, metric, target, figure.subplots())
     return figure
 
 
-def scored_targets(result: Result, metric: str) -> list[str]:
+def scored_targets(table: pd.DataFrame, metric: str) -> list[str]:
     """Targets that have such a score: those of the run, or ``position`` or ``cells``."""
-    table = result.table
     return list(dict.fromkeys(table.loc[table["metric"] == metric, "target"]))
 
 
-def draw_layers(result: Result, metric: str, target: str, axes: Axes) -> None:
+def draw_layers(table: pd.DataFrame, metric: str, target: str, axes: Axes) -> None:
     """Draw one target's scores by depth with their interval bands.
 
     The input stands apart on the left: it is no layer of the network.
     """
-    table = result.table[(result.table["metric"] == metric) & (result.table["target"] == target)]
-    names = [name for name in result.layers if name != INPUT]
+    conditions, names = conditions_of(table), [n for n in layers_of(table) if n != INPUT]
+    table = table[(table["metric"] == metric) & (table["target"] == target)]
     step = -(-len(names) // _MAX_TICKS)
     place = {INPUT: 1 - step} | {name: order for order, name in enumerate(names, 1)}
     table = table.assign(place=table["layer"].map(place)).sort_values("place", kind="stable")
     pixels, table = table[table["layer"] == INPUT], table[table["layer"] != INPUT]
-    for condition in result.conditions:
+    for condition in conditions:
         rows = rows_of(table, condition)
-        draw_line(result, condition, rows, "place", "value", axes, len(rows) <= _MAX_TICKS)
+        draw_line(conditions, condition, rows, "place", "value", axes, len(rows) <= _MAX_TICKS)
     if metric in ("mae", "error_px", "top1") and table["chance"].notna().any():
-        draw_chance(result, table, "place", axes)
+        draw_chance(conditions, table, "place", axes)
     if metric in ("r2", *_CORRELATIONS):
         axes.axhline(0, color="#444444", linewidth=0.8, zorder=0.5)
 
@@ -128,7 +167,7 @@ def _draw_input(pixels: pd.DataFrame, step: int, axes: Axes) -> None:
 
 
 def draw_line(
-    result: Result,
+    conditions: Sequence[Condition],
     condition: Condition,
     rows: pd.DataFrame,
     x: str,
@@ -137,8 +176,8 @@ def draw_line(
     marked: bool = True,
 ) -> None:
     """Draw a condition's line over its interval band; several random draws thinly."""
-    colour, dashes, marker = look(result, condition)
-    thin = len(family_members(result, condition[0])) > 1
+    colour, dashes, marker = look(conditions, condition)
+    thin = len(family_members(conditions, condition[0])) > 1
     places, low, high = (rows[name].to_numpy(float) for name in (x, "low", "high"))
     axes.fill_between(places, low, high, color=colour, alpha=0.08 if thin else 0.18, linewidth=0)
     sns.lineplot(
@@ -157,10 +196,10 @@ def draw_line(
     )
 
 
-def draw_chance(result: Result, rows: pd.DataFrame, x: str, axes: Axes) -> None:
+def draw_chance(conditions: Sequence[Condition], rows: pd.DataFrame, x: str, axes: Axes) -> None:
     """Draw what knows nothing; where a variant leaves other places (``valid``), its own line."""
     drawn: list[NDArray[np.float64]] = []
-    for condition in leading(result):
+    for condition in leading(conditions):
         line = rows_of(rows, condition)[[x, "chance"]].to_numpy(float)
         if any(line.shape == other.shape and np.allclose(line, other, 0.02) for other in drawn):
             continue
@@ -168,6 +207,6 @@ def draw_chance(result: Result, rows: pd.DataFrame, x: str, axes: Axes) -> None:
         axes.plot(*line.T, zorder=2.5, **CHANCE)
 
 
-def _chance_shows(result: Result, metric: str) -> bool:
-    rows = result.table[result.table["metric"] == metric]
+def _chance_shows(table: pd.DataFrame, metric: str) -> bool:
+    rows = table[table["metric"] == metric]
     return metric in ("mae", "error_px", "top1") and bool(rows["chance"].notna().any())

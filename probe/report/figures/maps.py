@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -12,14 +13,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ...errors import ProbeError, one_of
-from ...records.record import Condition
+from ...records.record import Condition, MapKey, PatternKey
+from ...scores.patterns import Pattern
 from ...text import families, number_text
 from ..style import CMAP, DIVERGING, bare_axes, plain_text, row_label, shown_once, style
-from .conditions import best_layer, condition_label, leading
-
-if TYPE_CHECKING:
-    from ...results import Result
-    from ...scores.patterns import Pattern
+from .conditions import condition_label, leading
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,39 @@ class PatternRow:
     cells: list[PatternCell]
 
 
-def plot_maps(result: Result, layer: str | None = None) -> Figure:
-    """Draw the mean predicted maps of a layer; see :meth:`probe.Result.plot_maps`."""
-    layer = layer or best_layer(result)
-    one_of(layer, result.layers, "layer")
-    targets, conditions = result.targets, leading(result)
+def plot_maps(
+    maps: Mapping[MapKey, NDArray[Any]],
+    truth: Mapping[str, NDArray[Any]],
+    layer: str,
+    title: str = "",
+) -> Figure:
+    """Plot mean predicted maps of a layer below the true ones.
+
+    Parameters
+    ----------
+    maps : mapping
+        Predicted maps in [0, 1] by (weights, variant, layer, target), as
+        :attr:`probe.Result.maps`.
+    truth : mapping
+        The true map of each target; a column each.
+    layer : str
+        Which layer.
+    title : str
+        What stands before the layer's name.
+
+    Returns
+    -------
+    Figure
+        Of random weights the first draw is shown.
+
+    Raises
+    ------
+    ProbeError
+        If there is no such layer.
+    """
+    one_of(layer, dict.fromkeys(name for _, _, name, _ in maps), "layer")
+    targets = list(truth)
+    conditions = leading(list(dict.fromkeys((w, v) for w, v, _, _ in maps)))
     with style(), matplotlib.rc_context({"axes.grid": False}):
         figure = plt.figure(
             figsize=(1.45 * len(targets) + 1.4, 1.45 * len(conditions) + 2.0), layout="constrained"
@@ -63,9 +89,8 @@ def plot_maps(result: Result, layer: str | None = None) -> Figure:
         grid = figure.subplots(1 + len(conditions), len(targets), squeeze=False)
         picture = None
         for column, target in enumerate(targets):
-            maps = [result.true_map(layer, target)]
-            maps += [result.maps[(*condition, layer, target)] for condition in conditions]
-            for axes, values in zip(grid[:, column], maps, strict=True):
+            shown = [truth[target], *(maps[(*c, layer, target)] for c in conditions)]
+            for axes, values in zip(grid[:, column], shown, strict=True):
                 picture = axes.imshow(values, cmap=CMAP, vmin=0, vmax=1)
                 bare_axes(axes)
             grid[0, column].set_title(target.replace("_", "\n"), fontsize="medium")
@@ -74,21 +99,43 @@ def plot_maps(result: Result, layer: str | None = None) -> Figure:
         ):
             row_label(axes, words.replace(", ", "\n"))
         figure.colorbar(picture, ax=grid, shrink=0.5, label="predicted value")
-        figure.suptitle(f"{plain_text(result.model)}, {plain_text(layer)}: mean predicted maps")
+        figure.suptitle(plain_text(f"{title}{layer}: mean predicted maps"))
     return shown_once(figure)
 
 
-def plot_pattern(result: Result, layer: str | None = None, channels: int = 8) -> Figure:
-    """Draw the mean maps of the most tuned channels; see :meth:`probe.Result.plot_pattern`."""
-    if not result.pattern:
+def plot_pattern(
+    patterns: Mapping[PatternKey, Pattern], layer: str, channels: int = 8, title: str = ""
+) -> Figure:
+    """Plot the mean maps of a layer's most position-tuned channels under each variant.
+
+    Parameters
+    ----------
+    patterns : mapping
+        Patterns by (weights, variant, layer), as :attr:`probe.Result.pattern`.
+    layer : str
+        Which layer.
+    channels : int
+        How many.
+    title : str
+        What stands before the layer's name.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ProbeError
+        If there is no pattern, no such layer or no channel.
+    """
+    if not patterns:
         raise ProbeError(
             "the result has no pattern: it was saved by a version before 0.3; run it again"
         )
-    layer = layer or best_layer(result)
-    one_of(layer, result.layers, "layer")
+    one_of(layer, dict.fromkeys(name for _, _, name in patterns), "layer")
     if channels < 1:
         raise ProbeError(f"channels: expected at least 1, got {channels}")
-    rows = pattern_rows(result, layer, channels)
+    rows = pattern_rows(patterns, layer, channels)
     columns = max(len(row.cells) for row in rows)
     with style(), matplotlib.rc_context({"axes.grid": False}):
         figure = plt.figure(
@@ -107,13 +154,13 @@ def plot_pattern(result: Result, layer: str | None = None, channels: int = 8) ->
             row_label(line[0], f"{label}\nSNR {number_text(row.snr)}")
         bar = figure.colorbar(picture, ax=grid, shrink=0.5, ticks=[-1, 0, 1])
         bar.set_label("mean feature less its average,\nover the channel's largest")
-        figure.suptitle(
-            f"{plain_text(result.model)}, {plain_text(layer)}: channels most tuned to position"
-        )
+        figure.suptitle(plain_text(f"{title}{layer}: channels most tuned to position"))
     return shown_once(figure)
 
 
-def pattern_rows(result: Result, layer: str, channels: int) -> list[PatternRow]:
+def pattern_rows(
+    patterns: Mapping[PatternKey, Pattern], layer: str, channels: int
+) -> list[PatternRow]:
     """Mean maps of a layer as pictures show them.
 
     For each weights (of random ones the first draw) the channels most tuned under the first
@@ -121,15 +168,17 @@ def pattern_rows(result: Result, layer: str, channels: int) -> list[PatternRow]:
     hold these: such a variant has no row.
     """
     found = []
-    variants = list(dict.fromkeys(variant for _, variant in result.conditions))
-    for weights in (members[0] for members in families(w for w, _ in result.conditions).values()):
-        mine = {v: result.pattern.get((weights, v, layer)) for v in variants}
-        first = mine[variants[0]]
+    variants = list(dict.fromkeys(variant for _, variant, _ in patterns))
+    for weights in (members[0] for members in families(w for w, _, _ in patterns).values()):
+        by_variant = {v: patterns.get((weights, v, layer)) for v in variants}
+        first = by_variant[variants[0]]
         if first is None:
             continue
         kept = set(first.channels.tolist())
         chosen = [int(c) for c in first.tuned(len(first.eta2)) if c in kept][:channels]
-        held = {v: p for v, p in mine.items() if p and set(chosen) <= set(p.channels.tolist())}
+        held = {
+            v: p for v, p in by_variant.items() if p and set(chosen) <= set(p.channels.tolist())
+        }
         maps = {v: [_centred(p, c) for c in chosen] for v, p in held.items()}
         largest = [
             max(float(np.abs(m[k]).max()) for m in maps.values()) for k in range(len(chosen))

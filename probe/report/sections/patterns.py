@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ...readouts.spec import readout_record
+from ...records.record import Record
 from ...text import families, number_text
-from ..figures.conditions import leading
+from ..figures.conditions import best_score, leading
 from ..figures.maps import pattern_rows
 from ..figures.profile import profile_figure
 from ..parts import png, svg
 from ..style import DIVERGING, INPUT, evenly
 from .scores import MAP_LAYERS
 
-if TYPE_CHECKING:
-    from ...results import Result
-
 _PROFILES = 3  # targets
 
 _PATTERN_LAYERS, _PATTERN_CHANNELS = 3, 8
 
 
-def profile_sections(result: Result, best: str) -> list[dict[str, Any]]:
+def profile_sections(record: Record, best: str) -> list[dict[str, Any]]:
     """Error by distance to the border: the best target, and two more to open."""
-    if result.profile.empty:
+    if record.profile.empty:
         return []
-    targets = list(dict.fromkeys((best, *result.targets)))[:_PROFILES]
+    targets = list(dict.fromkeys((best, *record.targets)))[:_PROFILES]
     return [
         {
             "target": target,
             "figure": svg(
-                profile_figure(result, target, MAP_LAYERS),
+                profile_figure(record.profile, target, MAP_LAYERS),
                 f"profile-{target}",
                 f"Error by distance to the border, {target.replace('_', ' ')}",
             ),
@@ -38,10 +37,10 @@ def profile_sections(result: Result, best: str) -> list[dict[str, Any]]:
     ]
 
 
-def pattern_sections(result: Result, best: str) -> list[dict[str, Any]]:
+def pattern_sections(record: Record, best: str) -> list[dict[str, Any]]:
     """Mean maps of the most tuned channels of a few layers, the best among them."""
-    there = {layer for _, _, layer in result.pattern}
-    layers = [name for name in result.layers if name in there and name != INPUT]
+    there = {layer for _, _, layer in record.pattern}
+    layers = [name for name in record.layers if name in there and name != INPUT]
     if not layers:
         return []
     chosen = set(evenly(layers, _PATTERN_LAYERS))
@@ -64,22 +63,36 @@ def pattern_sections(result: Result, best: str) -> list[dict[str, Any]]:
                     for cell in row.cells
                 ],
             }
-            for row in pattern_rows(result, layer, _PATTERN_CHANNELS)
+            for row in pattern_rows(record.pattern, layer, _PATTERN_CHANNELS)
         ]
         if rows:
             blocks.append({"layer": layer, "rows": rows})
     return blocks
 
 
-def snr_rows(result: Result) -> list[dict[str, Any]]:
+def snr_rows(record: Record) -> list[dict[str, Any]]:
     """Signal-to-noise ratio of each layer under every condition, seeds in one cell."""
-    groups = families(w for w, _ in result.conditions).values()
+    groups = families(w for w, _ in record.conditions).values()
     rows = []
-    for layer in result.layers if result.pattern else ():
+    for layer in record.layers if record.pattern else ():
         cells = []
-        for weights, variant in leading(result):
+        for weights, variant in leading(record.conditions):
             members = next(group for group in groups if weights in group)
-            found = [result.pattern.get((w, variant, layer)) for w in members]
+            found = [record.pattern.get((w, variant, layer)) for w in members]
             cells.append(" / ".join(number_text(p.snr) for p in found if p) or "–")
         rows.append({"layer": layer, "cells": cells})
     return rows
+
+
+def reach_section(record: Record) -> dict[str, Any] | None:
+    """How far padding reaches."""
+    profiles = profile_sections(record, best_score(record.table)[1])
+    return (
+        {"profiles": profiles, "readout": readout_record(record.provenance)} if profiles else None
+    )
+
+
+def pattern_section(record: Record) -> dict[str, Any] | None:
+    """What position looks like."""
+    blocks = pattern_sections(record, best_score(record.table)[0])
+    return {"patterns": blocks, "snr": snr_rows(record)} if blocks else None

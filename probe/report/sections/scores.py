@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
+from ...readouts.spec import readout_record
+from ...records.record import Record
 from ...text import families, interval, number_text, short_name
 from ...variants.variant import parse_variant
 from ..figures.conditions import condition_label, leading
 from ..figures.depth import layer_figure, scored_targets
 from ..parts import png, svg
-from ..style import INPUT
-
-if TYPE_CHECKING:
-    from ...results import Result
+from ..style import INPUT, evenly
+from .planted import planted_section
 
 MAP_LAYERS = 8
 
@@ -29,9 +30,9 @@ _NUMBERS = [
 Scores = dict[tuple[str, ...], dict[str, float]]
 
 
-def scores_of(result: Result, metric: str) -> Scores:
+def scores_of(record: Record, metric: str) -> Scores:
     """Numbers of a metric by weights, variant, layer and target."""
-    rows = result.table[result.table["metric"] == metric]
+    rows = record.table[record.table["metric"] == metric]
     keys = rows[["weights", "variant", "layer", "target"]].itertuples(index=False, name=None)
     return dict(zip(keys, rows[_NUMBERS].to_dict("records"), strict=True))
 
@@ -40,29 +41,29 @@ def by_depth_title(target: str) -> str:
     return f"SPC by depth, {target.replace('_', ' ')}"
 
 
-def layer_figures(result: Result) -> list[Markup]:
+def layer_figures(record: Record) -> list[Markup]:
     """SPC of each target by depth, and the localisation error."""
     found = [
-        svg(layer_figure(result, "spc", target), f"spc-{target}", by_depth_title(target))
-        for target in result.targets
+        svg(layer_figure(record.table, "spc", target), f"spc-{target}", by_depth_title(target))
+        for target in record.targets
     ]
-    for target in scored_targets(result, "error_px"):
-        figure = layer_figure(result, "error_px", target)
+    for target in scored_targets(record.table, "error_px"):
+        figure = layer_figure(record.table, "error_px", target)
         found.append(svg(figure, "error", "Localisation error in pixels by depth"))
     return found
 
 
-def padding_tables(result: Result) -> list[dict[str, Any]]:
+def padding_tables(record: Record) -> list[dict[str, Any]]:
     """Of the first weights, what each variant took away of the scores as trained."""
-    if result.table["difference"].isna().all():
+    if record.table["difference"].isna().all():
         return []
-    weights = result.conditions[0][0]
-    columns = [("spc", target) for target in result.targets]
-    columns += [("error_px", target) for target in scored_targets(result, "error_px")]
-    scores = {metric: scores_of(result, metric) for metric in ("spc", "error_px")}
-    layers = [name for name in result.layers if name != INPUT]
+    weights = record.conditions[0][0]
+    columns = [("spc", target) for target in record.targets]
+    columns += [("error_px", target) for target in scored_targets(record.table, "error_px")]
+    scores = {metric: scores_of(record, metric) for metric in ("spc", "error_px")}
+    layers = [name for name in record.layers if name != INPUT]
     tables = []
-    for variant in dict.fromkeys(v for w, v in result.conditions if w == weights):
+    for variant in dict.fromkeys(v for w, v in record.conditions if w == weights):
         rows = []
         for layer in layers:
             cells = [
@@ -109,17 +110,17 @@ def _effect(scores: Scores, key: tuple[str, ...], metric: str) -> dict[str, str]
     }
 
 
-def control_rows(result: Result) -> list[dict[str, Any]]:
+def control_rows(record: Record) -> list[dict[str, Any]]:
     """By layer: SPC, selectivity, and SPC with random weights, of the first variant."""
-    if not (result.table["metric"] == "selectivity").any():
+    if not (record.table["metric"] == "selectivity").any():
         return []
-    weights, variant = result.conditions[0]
-    spc, selectivity = scores_of(result, "spc"), scores_of(result, "selectivity")
-    random = families(w for w, _ in result.conditions).get("random", [])
+    weights, variant = record.conditions[0]
+    spc, selectivity = scores_of(record, "spc"), scores_of(record, "selectivity")
+    random = families(w for w, _ in record.conditions).get("random", [])
     random = [w for w in random if w != weights]
     found = []
-    for layer in result.layers:
-        keys = [(variant, layer, target) for target in result.targets]
+    for layer in record.layers:
+        keys = [(variant, layer, target) for target in record.targets]
         lines = [
             {
                 "name": f"SPC, {short_name(weights)}",
@@ -167,16 +168,69 @@ def _percent(share: float) -> str:
     return text if text == "–" else f"{text} %"
 
 
-def map_grid(result: Result, target: str, layers: list[str]) -> dict[str, Any]:
-    rows, spc = [], scores_of(result, "spc")
+def map_grid(record: Record, target: str, layers: list[str]) -> dict[str, Any]:
+    rows, spc = [], scores_of(record, "spc")
     for layer in layers:
         cells = [
             {
-                "picture": png(result.maps[(*condition, layer, target)]),
+                "picture": png(record.maps[(*condition, layer, target)]),
                 "score": number_text(spc[(*condition, layer, target)]["value"]),
                 "label": condition_label(condition),
             }
-            for condition in leading(result)
+            for condition in leading(record.conditions)
         ]
-        rows.append({"layer": layer, "true": png(result.true_map(layer, target)), "cells": cells})
+        rows.append({"layer": layer, "true": png(record.true_map(layer, target)), "cells": cells})
     return {"target": target, "rows": rows}
+
+
+def depth_section(record: Record) -> dict[str, Any]:
+    """Scores by depth."""
+    return {"figures": layer_figures(record)}
+
+
+def padding_section(record: Record) -> dict[str, Any] | None:
+    """What each variant took away."""
+    tables = padding_tables(record)
+    return {"padding": tables} if tables else None
+
+
+def maps_section(record: Record) -> dict[str, Any]:
+    """Predicted maps beside true ones."""
+    shown = [name for name in record.layers if name != INPUT]
+    layers = evenly(shown, MAP_LAYERS)
+    return {
+        "layer_count": len(shown),
+        "left_out": len(shown) - len(layers),
+        "grids": [map_grid(record, target, layers) for target in record.targets],
+        "scale": png(np.linspace(0, 1, 64)[None, :]),
+    }
+
+
+def controls_section(record: Record) -> dict[str, Any] | None:
+    """Scores beside their controls."""
+    rows = control_rows(record)
+    return {"controls": rows, "planted": planted_section(record)} if rows else None
+
+
+def certificate_section(record: Record) -> dict[str, Any]:
+    """What was certified."""
+    return {
+        "certificates": [
+            {"weights": w, "variant": v, "certificate": c}
+            for (w, v), c in record.certificates.items()
+        ]
+    }
+
+
+def scores_section(record: Record) -> dict[str, Any]:
+    """Every row of the table."""
+    return {"rows": [score_row(row) for row in record.table.to_dict("records")]}
+
+
+def variants_section(record: Record) -> dict[str, Any]:
+    """How it was measured."""
+    names = dict.fromkeys(v for _, v in record.conditions)
+    return {
+        "readout": readout_record(record.provenance),
+        "variants": [(name, parse_variant(name).description) for name in names],
+    }

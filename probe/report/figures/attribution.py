@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ...errors import one_of
-from ...report.style import LABELS, plain_text, shown_once, style
 from ...scores.metrics import METRICS
+from ..style import LABELS, plain_text, shown_once, style
 
 _ROW = 0.19  # inches
 
@@ -23,12 +23,12 @@ _ONLY, _ALL_BUT = "only this keeps its padding", "all but this keep theirs"
 
 
 def plot_attribution(table: pd.DataFrame, metric: str = "spc") -> Figure:
-    """Draw an attribution; see :meth:`probe.attribution.Attribution.plot`.
+    """Draw an attribution; see :meth:`probe.Attribution.plot`.
 
     Parameters
     ----------
     table : DataFrame
-        See :class:`probe.attribution.Attribution`.
+        See :class:`probe.Attribution`.
     metric : str
         ``spc``, ``mae`` or ``r2``.
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ...report.parts import svg
-from ...report.sections.scores import interval_cell
+from ...records.attribution import attribution_summary
+from ...records.record import Record
+from ..figures.attribution import plot_attribution
+from ..parts import svg
+from .scores import interval_cell
 
-if TYPE_CHECKING:
-    from ...results import Result
 
-
-def attribution_section(result: Result) -> dict[str, Any] | None:
+def attribution_section(record: Record) -> dict[str, Any] | None:
     """Which units and sides bring position in, as a figure and a table."""
-    table = result.attribution
+    table = record.attribution
     if table is None or table.empty:
         return None
-    from .attribution import Attribution
-    from .figure import plot_attribution
-
     table = table.copy()
     for name in ("order", "value", "low", "high", "effect", "effect_low", "effect_high"):
         table[name] = pd.to_numeric(table[name], errors="coerce")
@@ -48,10 +45,11 @@ def attribution_section(result: Result) -> dict[str, Any] | None:
             index=False, name=None
         )
     ]
-    return {
+    attribution = {
         "layer": spc["layer"].iloc[0],
-        "summary": Attribution(table, {}).summary(),
+        "summary": attribution_summary(table),
         "figure": svg(figure, "attribution", "SPC by unit and side that keeps its padding"),
         "targets": targets,
         "rows": rows,
     }
+    return {"attribution": attribution}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ...records.planted import planted_by_snr, planted_summary
+from ...records.record import Record
 from ...text import number_text
-from .recovery import planted_by_snr, planted_summary
-
-if TYPE_CHECKING:
-    from ...results import Result
 
 
-def planted_section(result: Result) -> dict[str, Any] | None:
+def planted_section(record: Record) -> dict[str, Any] | None:
     """Planted truth: how much of it was recovered, by signal-to-noise ratio."""
-    if result.planted is None or result.planted.empty:
+    if record.planted is None or record.planted.empty:
         return None
     rows = [
         {
@@ -23,6 +21,6 @@ def planted_section(result: Result) -> dict[str, Any] | None:
             "half_width": number_text(row.half_width, ".3f"),
             "recovered": f"{row.recovered} of {row.cases}",
         }
-        for row in planted_by_snr(result.planted).itertuples()
+        for row in planted_by_snr(record.planted).itertuples()
     ]
-    return {"summary": planted_summary(result.planted), "rows": rows}
+    return {"summary": planted_summary(record.planted), "rows": rows}
