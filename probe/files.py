@@ -10,13 +10,15 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from .errors import ProbeError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _ROOM = 4 * 2**20  # bytes; a result with its report is smaller
 

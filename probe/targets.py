@@ -8,19 +8,12 @@ each of the layer's places covers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import one_of
-
-KNOWLEDGE = {
-    "horizontal": "its horizontal position",
-    "vertical": "its vertical position",
-    "gaussian": "its distance from the centre",
-    "horizontal_stripes": "the horizontal stripes",
-    "vertical_stripes": "the vertical stripes",
-}
 
 PERIODS = 2.56
 """Periods of the stripes across the image (Islam et al. 2020, section 3.1)."""
@@ -30,17 +23,44 @@ SIGMA = 0.5
 
 _Map = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
-# u and v run from 0 to 1 across the image, left to right and top to bottom.
-_MAPS: dict[str, _Map] = {
-    "horizontal": lambda v, u: u + 0 * v,
-    "vertical": lambda v, u: v + 0 * u,
-    "gaussian": lambda v, u: np.exp(-((u - 0.5) ** 2 + (v - 0.5) ** 2) / (2 * SIGMA**2)),
-    "horizontal_stripes": lambda v, u: np.sin(2 * np.pi * PERIODS * u) + 0 * v,
-    "vertical_stripes": lambda v, u: np.sin(2 * np.pi * PERIODS * v) + 0 * u,
-}
 
-TARGETS: tuple[str, ...] = tuple(_MAPS)
-"""Names of the targets, in the order in which reports show them."""
+@dataclass(frozen=True)
+class Target:
+    """A map over the image that depends on position alone.
+
+    Attributes
+    ----------
+    map : callable
+        Takes v, shape (H, 1), and u, shape (1, W), which run from 0 to 1 downwards and to the
+        right; returns values of shape (H, W), which are shifted and scaled to [0, 1].
+    words : str
+        What a layer knows that predicts it: "its vertical position".
+    """
+
+    map: _Map
+    words: str
+
+
+TARGETS: dict[str, Target] = {
+    "horizontal": Target(lambda v, u: u + 0 * v, "its horizontal position"),
+    "vertical": Target(lambda v, u: v + 0 * u, "its vertical position"),
+    "gaussian": Target(
+        lambda v, u: np.exp(-((u - 0.5) ** 2 + (v - 0.5) ** 2) / (2 * SIGMA**2)),
+        "its distance from the centre",
+    ),
+    "horizontal_stripes": Target(
+        lambda v, u: np.sin(2 * np.pi * PERIODS * u) + 0 * v, "the horizontal stripes"
+    ),
+    "vertical_stripes": Target(
+        lambda v, u: np.sin(2 * np.pi * PERIODS * v) + 0 * u, "the vertical stripes"
+    ),
+}
+"""Targets in the order in which reports show them. One more: ``TARGETS["mine"] = Target(…)``."""
+
+
+def knowledge(target: str) -> str:
+    """What a layer knows that predicts a target, also where a record has one that is not here."""
+    return TARGETS[target].words if target in TARGETS else f"the target {target}"
 
 
 def target_map(name: str, height: int, width: int) -> NDArray[np.float64]:
@@ -77,7 +97,7 @@ def target_map(name: str, height: int, width: int) -> NDArray[np.float64]:
     """
     one_of(name, TARGETS, "target")
     v, u = (np.linspace(0, 1, n) if n > 1 else np.array([0.5]) for n in (height, width))
-    values = _MAPS[name](v[:, None], u[None, :])
+    values = TARGETS[name].map(v[:, None], u[None, :])
     span = np.ptp(values)
     return (values - values.min()) / span if span > 0 else np.full_like(values, 0.5)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .rules import Borders, Fill, write_border
+from .fills import Borders, Fill, write_border
 from .site import BorderBlock, as_pair
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rules import COPYING, write_border
+from .fills import COPYING, write_border
 from .site import BorderBlock, as_pair, ceil_extra, partial_after_pad, scale_partial, window_of
 
 

@@ -15,17 +15,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_of
 from .calls import Call, Names, Where, as_predicate, calls_table, module_path
-from .rules import (
-    COPYING,
-    RULES,
-    SIDES,
-    Borders,
-    Fill,
-    Noise,
-    channel_sum,
-    core_slices,
-    write_border,
-)
+from .fills import COPYING, Borders, Fill, Noise, channel_sum, core_slices, write_border
+from .rules import RULES, SIDES
 
 
 def as_pair(value: Any) -> tuple[int, int]:
@@ -143,7 +134,8 @@ class Site:
         rule = self.rules[side]
         if rule == "noise":
             return self._noise[id(self._modes[side])]
-        return {"original": own, "partial": partial, "valid": own, "zeros": 0.0}.get(rule, rule)
+        fill = RULES[rule].fill
+        return {"partial": partial}.get(rule, own) if fill is None else fill
 
     def extend(self, x: Tensor, widths: Borders, own: Fill = 0.0, partial: Fill = 0.0) -> Tensor:
         """Write the border: ``own`` where the network's own padding stays."""

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rules import SIDES, source_index
+from .fills import source_index
+from .rules import SIDES
 from .site import BorderBlock, as_pair, partial_after_pad, reweigh_partial, window_of
 
 

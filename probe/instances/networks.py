@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..borders.rules import extend
+from ..borders.fills import extend
 from ..coordconv.layers import CoordConv2d
 from ..errors import one_of
 from .names import BORDERS

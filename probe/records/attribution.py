@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..files import reading
-from ..targets import KNOWLEDGE
+from ..targets import knowledge
 from ..text import interval, short_name
 
 TABLE_FILE, RECORD_FILE = "attribution.csv", "attribution.json"
@@ -65,14 +65,14 @@ def target_sentences(table: pd.DataFrame, target: str) -> list[str]:
     rows = table[(table["metric"] == "spc") & (table["target"] == target)]
     network = rows[rows["kind"] == "network"]
     whole, bare = (network[network["unit"] == u].iloc[0] for u in ("original", "circular"))
-    layer, knowledge = whole["layer"], KNOWLEDGE[target]
+    layer, known = whole["layer"], knowledge(target)
     sentences = [
         f"Layer {layer} of {whole['model']} ({short_name(whole['weights'])} weights): SPC for "
-        f"{knowledge} is {_score(whole)} as trained, {_score(bare)} without padding."
+        f"{known} is {_score(whole)} as trained, {_score(bare)} without padding."
     ]
     effect = float(whole["effect"])
     if not effect > 0 or whole["effect_low"] <= 0:
-        return [*sentences, f"Padding makes no clear difference to {knowledge} there."]
+        return [*sentences, f"Padding makes no clear difference to {known} there."]
     units = rows[~rows["kind"].isin(("network", "side"))]
     alone = units[units["keeps"] == "only"].sort_values("effect", ascending=False)
     without = units[units["keeps"] == "all but"].sort_values("effect", ascending=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from ..certificates.certificate import Certificate
-from ..targets import KNOWLEDGE
+from ..targets import knowledge
 from ..text import families, interval, percent, short_name, signed
 from ..variants.variant import parse_variant
 from .record import Record
@@ -81,9 +81,9 @@ def _knowledge(
             f"network is translation equivariant, highest SPC {score}"
         )
     elif shown and best["value"] >= KNOWS:
-        text = f"{who} knows {KNOWLEDGE[target]}: SPC {score}"
+        text = f"{who} knows {knowledge(target)}: SPC {score}"
     elif shown:
-        text = f"{who} hints at {KNOWLEDGE[target]}: SPC {score}, the highest of all layers"
+        text = f"{who} hints at {knowledge(target)}: SPC {score}, the highest of all layers"
     else:
         text = f"No layer shows its position under {named}: highest SPC {score}"
     if removal is not None:
@@ -134,7 +134,7 @@ def _pixels(record: Record, spc: pd.DataFrame, reference: str) -> Iterator[str]:
     unsure = math.isnan(best["low"])
     if (best["low"] > 0 or unsure) and best["value"] > 0.1:
         yield (
-            f"Caution: {KNOWLEDGE[target].replace('its ', '')} can be read from the pixels "
+            f"Caution: {knowledge(target).replace('its ', '')} can be read from the pixels "
             f"themselves, SPC {score}: the stimuli carry position of their own."
         )
     else:

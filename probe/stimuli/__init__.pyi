@@ -1,10 +1,10 @@
+from .catalogue import STIMULI as STIMULI
 from .given import Given as Given
 from .leaves import Leaves as Leaves
 from .noise import Constant as Constant
 from .noise import GaussianNoise as GaussianNoise
 from .noise import PinkNoise as PinkNoise
 from .noise import WhiteNoise as WhiteNoise
-from .opening import STIMULI as STIMULI
 from .opening import open_stimuli as open_stimuli
 from .photos import Photos as Photos
 from .scenes import antithetic_batch as antithetic_batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import scipy.fft
@@ -88,3 +89,6 @@ class Constant(Stimuli):
 
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         canvas[...] = self._level
+
+
+black, white = partial(Constant, name="black"), partial(Constant, name="white")

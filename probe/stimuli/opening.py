@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ProbeError, one_of
+from .catalogue import STIMULI
 from .given import Given
-from .leaves import Leaves
-from .noise import Constant, PinkNoise, WhiteNoise
 from .photos import Photos
 from .source import Stimuli
-
-STIMULI: tuple[str, ...] = ("leaves", "noise", "pink", "black", "white")
-"""Names of the sources that need no files."""
 
 
 def open_stimuli(
@@ -66,14 +62,8 @@ def open_stimuli(
             f"stimuli: expected one of {', '.join(STIMULI)}, a folder of photographs or a tensor "
             f"(N, 3, H, W), got {stimuli!r}"
         )
-    if stimuli == "leaves":
-        return Leaves(image_size, seed)
-    if stimuli == "noise":
-        return WhiteNoise(image_size, seed)
-    if stimuli == "pink":
-        return PinkNoise(image_size, seed)
-    if stimuli in ("black", "white"):
-        return Constant(image_size, seed, name=str(stimuli))
+    if str(stimuli) in STIMULI:
+        return STIMULI[str(stimuli)](image_size, seed)
     if isinstance(stimuli, str) and not _looks_like_path(stimuli):
         one_of(stimuli, STIMULI, "stimuli (no folder has this name either)")
     shares = {"train_images": train_images, "test_images": test_images}

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..borders.rules import extend
+from ..borders.fills import extend
 from ..errors import ProbeError, one_of
 
 SPLITS: tuple[str, ...] = ("train", "test", "certificate")

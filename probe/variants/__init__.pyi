@@ -6,12 +6,11 @@ from .follower import KINDS as KINDS
 from .follower import Follower as Follower
 from .follower import Source as Source
 from .follower import Substitute as Substitute
+from .removals import REMOVALS as REMOVALS
+from .removals import Removal as Removal
 from .run import VariantRun as VariantRun
 from .run import open_variant as open_variant
 from .run import running as running
-from .variant import DESCRIPTIONS as DESCRIPTIONS
-from .variant import EMBEDDINGS as EMBEDDINGS
-from .variant import REMOVES_PADDING as REMOVES_PADDING
 from .variant import VARIANTS as VARIANTS
 from .variant import Variant as Variant
 from .variant import parse_variant as parse_variant

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..backbones.probed import describe
 from ..errors import ProbeWarning
 from .follower import EMBEDDING, Source
+from .removals import REMOVALS
 
 
 class Embeddings:
@@ -39,12 +40,9 @@ class Embeddings:
         else:
             tokens = full if layer.layout == "NLC" else full.transpose(1, 2)
             places = tokens[:, layer.prefix :]
-        if self.how == "no_pos_embed":
-            places = places.mean(1, keepdim=True).expand_as(places)
-        else:
-            stream = torch.Generator().manual_seed(self.seed)
-            order = torch.randperm(places.shape[1], generator=stream).to(places.device)
-            places = places[:, order]
+        stream = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(places.shape[1], generator=stream).to(places.device)
+        places = REMOVALS[self.how].change(places, order)
         if layer.layout == "NCHW":
             return places.transpose(1, 2).reshape(shape)
         if layer.layout == "NHWC":

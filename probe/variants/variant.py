@@ -7,35 +7,22 @@ embeddings (``no_pos_embed`` or ``shuffled_pos_embed``), joined by ``+`` if ther
 
 from __future__ import annotations
 
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..borders.rules import RULES
+from ..borders.rules import RULES, Rule
 from ..errors import ProbeError, one_of
+from .removals import REMOVALS, Removal
 
-EMBEDDINGS: tuple[str, ...] = ("no_pos_embed", "shuffled_pos_embed")
-"""Parts of a variant's name that are about absolute position embeddings."""
+CANVAS = Rule("a larger stretch of the stimulus, of which only the middle is probed", None, True)
 
-VARIANTS: tuple[str, ...] = (*RULES, "canvas", *EMBEDDINGS)
-"""Parts of which the names of variants are made."""
-
-DESCRIPTIONS: dict[str, str] = {
-    "original": "as trained",
-    "zeros": "zeros beyond every edge, also where pooling leaves the border out",
-    "reflect": "maps mirrored at their edges",
-    "replicate": "edge cells repeated",
-    "circular": "maps as a torus: no border on periodic images",
-    "mean": "beyond the edge, the channel's mean over the map",
-    "noise": "beyond the edge, noise of the channel's mean and variance",
-    "partial": "zeros, with outputs weighted by the share of the kernel on the map",
-    "valid": "no padding: maps shrink, and only their middle is probed",
-    "canvas": "a larger stretch of the stimulus, of which only the middle is probed",
-    "no_pos_embed": "absolute position embeddings at their mean over places",
-    "shuffled_pos_embed": "absolute position embeddings permuted over places",
-}
-"""What each part of a variant's name means."""
-
-REMOVES_PADDING: tuple[str, ...] = ("circular", "canvas", "valid")
-"""Parts that leave nothing of padding."""
+VARIANTS: Mapping[str, Rule | Removal] = ChainMap(
+    REMOVALS,  # type: ignore[arg-type]
+    {"canvas": CANVAS},
+    RULES,
+)
+"""Parts of which the names of variants are made: border rules, ``canvas``, and removals."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +38,7 @@ class Variant:
     canvas : bool
         Whether the network sees a larger stretch of the stimulus than is probed.
     embedding : str
-        One of :data:`EMBEDDINGS`, or empty.
+        One of :data:`~probe.variants.removals.REMOVALS`, or empty.
     """
 
     name: str
@@ -62,12 +49,12 @@ class Variant:
     @property
     def removes_padding(self) -> bool:
         """Whether nothing of padding should be left."""
-        return self.canvas or self.rule in REMOVES_PADDING
+        return self.canvas or RULES[self.rule].removes_padding
 
     @property
     def description(self) -> str:
         """What it is, in words."""
-        return "; ".join(DESCRIPTIONS[part] for part in self.name.split("+"))
+        return "; ".join(VARIANTS[part].words for part in self.name.split("+"))
 
     @property
     def torus(self) -> bool:
@@ -84,8 +71,8 @@ def parse_variant(name: str) -> Variant:
         If a part is unknown, or there are two of one kind.
     """
     parts = [one_of(part.strip(), VARIANTS, "variant") for part in str(name).split("+")]
-    borders = [part for part in parts if part not in EMBEDDINGS]
-    embeddings = [part for part in parts if part in EMBEDDINGS]
+    borders = [part for part in parts if part not in REMOVALS]
+    embeddings = [part for part in parts if part in REMOVALS]
     if len(borders) > 1 or len(embeddings) > 1:
         raise ProbeError(
             f"variant {name!r}: expected one border rule and one part for position embeddings at "

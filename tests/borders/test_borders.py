@@ -21,7 +21,8 @@ from timm.layers.pool2d_same import MaxPool2dSame
 from torch import Tensor, nn
 
 import probe
-from probe.borders.rules import SIDES, extend
+from probe.borders.fills import extend
+from probe.borders.rules import SIDES
 
 MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 FILLS = ("zeros", "mean", *MODES)

@@ -18,8 +18,9 @@ from probe.borders.rules import RULES
 from probe.stimuli.leaves import Leaves
 from probe.stimuli.source import stretch
 from probe.variants.canvas import MARGINS, WHOLE_IMAGE_MARGIN, contact, exact_copy, find_margin
+from probe.variants.removals import REMOVALS
 from probe.variants.run import VariantRun, open_variant, running
-from probe.variants.variant import EMBEDDINGS, VARIANTS, parse_variant
+from probe.variants.variant import VARIANTS, parse_variant
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,8 +64,8 @@ def under(name, model, x, seed=0):
 
 @given(parts=st.lists(st.sampled_from(VARIANTS), min_size=1, max_size=3))
 def test_a_name_has_one_border_and_one_embedding_at_most_in_any_order(parts):
-    borders = [part for part in parts if part not in EMBEDDINGS]
-    embeddings = [part for part in parts if part in EMBEDDINGS]
+    borders = [part for part in parts if part not in REMOVALS]
+    embeddings = [part for part in parts if part in REMOVALS]
     if len(borders) > 1 or len(embeddings) > 1:
         with pytest.raises(probe.ProbeError, match=f"got {len(borders)} and {len(embeddings)}"):
             parse_variant("+".join(parts))
@@ -194,7 +195,7 @@ def test_two_seeds_shuffle_two_ways():
     assert not torch.allclose(one, other)
 
 
-@pytest.mark.parametrize("variant", EMBEDDINGS)
+@pytest.mark.parametrize("variant", list(REMOVALS))
 def test_a_network_without_position_embedding_is_refused(tiny, variant):
     x = torch.zeros(1, 3, 32, 32)
     with (

@@ -204,8 +204,9 @@ def planted_truth(
     if not cases:
         raise ProbeError("channels, snrs: expected at least one of each, got none")
     seeds = np.random.SeedSequence(seed).generate_state(len(cases), np.uint64).tolist()
+    targets = list(TARGETS)
     truths = [
-        Planted(c, snr, TARGETS[number % len(TARGETS)], correlation=correlation, seed=own)
+        Planted(c, snr, targets[number % len(targets)], correlation=correlation, seed=own)
         for number, ((c, snr, _), own) in enumerate(zip(cases, seeds, strict=True))
     ]
     rows = []

@@ -405,7 +405,7 @@ def _rows(
     tested = TESTED if trained_on == PHOTOGRAPHS else (LEAVES, *TESTED)
     tables = []
     for table, variant, stimuli in row.cells(tested):
-        cells = pd.MultiIndex.from_product([TARGETS, METRICS], names=["target", "metric"])
+        cells = pd.MultiIndex.from_product([list(TARGETS), METRICS], names=["target", "metric"])
         part = pd.DataFrame(index=cells, columns=["value", "low", "high"], dtype=float)
         status = reasons.get(variant, NEEDS_IMAGES)
         if (variant, stimuli) in found:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ...report.parts import templates
-from ...variants.variant import DESCRIPTIONS
+from ...variants.variant import VARIANTS
 
 
 def survey_page(table: pd.DataFrame) -> str:
@@ -38,7 +38,13 @@ def survey_page(table: pd.DataFrame) -> str:
             findings=findings(table),
             total=len(table),
             variants=[
-                (name, "; ".join(DESCRIPTIONS.get(part, part) for part in name.split("+")))
+                (
+                    name,
+                    "; ".join(
+                        VARIANTS[part].words if part in VARIANTS else part
+                        for part in name.split("+")
+                    ),
+                )
                 for name in dict.fromkeys(table["variant"])
             ],
             versions=list(dict.fromkeys(table["timm"])),
