@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many threads as cores, over all of
     threads = max(1, (os.cpu_count() or 1) // workers)
     torch.set_num_threads(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run on all cores where the whole suite is asked for, unless told otherwise.
+
+    A part of it, or ``--pdb``, runs in one process.
+    """
+    asked = config.option
+    whole = all(Path(arg).name == "tests" or "=" in arg for arg in config.args)
+    free = getattr(asked, "numprocesses", 0) is None and getattr(asked, "dist", "no") == "no"
+    if whole and free and not (asked.usepdb or asked.collectonly):
+        asked.numprocesses = os.cpu_count()
+        asked.tx = ["popen"] * asked.numprocesses
+        asked.dist = "loadfile"
+
 
 settings.register_profile("probe", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("probe")

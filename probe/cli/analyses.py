@@ -99,7 +99,7 @@ def attribute_command(
     ] = None,
     targets: Annotated[
         list[str],
-        typer.Option(help=f"Which position maps are read: {', '.join(probe.TARGETS)}."),
+        typer.Option(help="Which position maps are read: {targets}."),
     ] = ["horizontal", "vertical"],  # noqa: B006 - typer reads it, nobody writes it
     weights: OneWeights = "pretrained",
     groups: Annotated[

@@ -13,11 +13,11 @@ from .. import backbones
 from ..analyses import survey as surveys
 from ..errors import ProbeError
 from ..files import check_folder
-from ..variants import VARIANTS, parse_variant
+from ..variants import parse_variant
 from .app import aligned, app, one_by_one
 from .options import REPORTS, split_items, with_options
 
-VariantName = Annotated[str, typer.Option(help=f"{', '.join(VARIANTS)}; parts are joined by +.")]
+VariantName = Annotated[str, typer.Option(help="{variants}; parts are joined by +.")]
 
 
 @app.command("models")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -70,26 +71,46 @@ def with_options(
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        written = inspect.signature(command, eval_str=True)
-        start = [p for p in written.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        added = [_parameter(name, defaults.get(name, _DEFAULTS[name])) for name in names]
-        order = [p for p in start if p.name != "out"] + added
-        order += [p for p in start if p.name == "out"]  # last in every --help
-        start = [p.replace(kind=p.KEYWORD_ONLY) for p in order]
-
-        def call(**words: Any) -> None:
-            for name in names:
-                words[name] = _value(name, words[name])
-                if words[name] is None:
-                    del words[name]
-            command(**words)
-
-        call.__name__, call.__doc__ = command.__name__, command.__doc__
-        call.__signature__ = written.replace(parameters=start)  # type: ignore[attr-defined]
-        call.__annotations__ = {}
-        return call
+        return _Command(command, names, defaults)
 
     return decorate
+
+
+class _Command:
+    """A command with its options; what can be named is read anew whenever help is shown."""
+
+    def __init__(
+        self, command: Callable[..., None], names: Sequence[str], defaults: Mapping[str, Any]
+    ) -> None:
+        self.command, self.names, self.defaults = command, names, defaults
+        self.__name__, self.__doc__ = command.__name__, command.__doc__
+        self.__annotations__: dict[str, Any] = {}  # those of the signature count
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        written = inspect.signature(self.command, eval_str=True)
+        start = [p for p in written.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        options = [_parameter(n, self.defaults.get(n, _DEFAULTS[n])) for n in self.names]
+        ordered = [p for p in start if p.name != "out"] + options
+        ordered += [p for p in start if p.name == "out"]  # last in every --help
+        return written.replace(parameters=[_named(p) for p in ordered])
+
+    def __call__(self, **words: Any) -> None:
+        for name in self.names:
+            words[name] = _value(name, words[name])
+            if words[name] is None:
+                del words[name]
+        self.command(**words)
+
+
+def _named(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Put what can be named into the help of a parameter: ``{targets}`` and the like."""
+    kind, option = get_args(parameter.annotation)
+    if "{" in (option.help or ""):
+        option = copy(option)
+        choices = {name: ", ".join(known) for name, known in CHOICES.items()}
+        option.help = option.help.format(**choices)
+    return parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=Annotated[kind, option])
 
 
 def _parameter(name: str, default: Any) -> inspect.Parameter:
@@ -128,13 +149,13 @@ def _kind(name: str) -> Any:
 def _help(name: str) -> str:
     """What the docstring of the options says, without markup, and what can be named."""
     sentences = re.split(r"(?<=\.) (?=[A-Z])", option_words()[name])
-    text = " ".join(s for s in sentences if not s.startswith("See :") and "tensor" not in s)
+    text = " ".join(s for s in sentences if not s.startswith(("See :", "From Python")))
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
     text = re.sub(r", see probe\.[\w.]+\.", ".", text)
     if name == "image_size":
-        text = f"224, or 224x320 for height x width. {text}"
+        text = text.replace("Pixels, one number or height and width", "224, or 224x320: height x width", 1)
     if name in CHOICES:
-        text = f"{text} Known: {', '.join(CHOICES[name])}."
+        text = f"{text} Known: {{{name}}}."
     return text.replace("×", "x")
 
 

@@ -48,7 +48,7 @@ class Options:
     weights : str, Path or sequence of them
         Where the weights come from: ``pretrained``, ``random``, or paths of ``.safetensors`` or
         ``.pth`` files. ``random:1``, ``random:2``, … are drawn with seeds 1, 2, … above the run's.
-        The weights of a module are its own, called ``given``.
+        From Python, a module's own are called ``given``.
     variants : str or sequence of str
         How to run the backbone: a border rule of :func:`probe.padding`; ``canvas``, where the
         network sees a larger stretch of the stimulus and only its middle is probed;
@@ -58,10 +58,11 @@ class Options:
         ``stages``, ``blocks``, ``convs``, or module names and globs such as ``blocks.*``. See
         :func:`probe.backbones.choose_layers`.
     targets : str or sequence of str
-        Which position maps are read. Any of :data:`probe.TARGETS`; all by default.
+        Which position maps are read; all by default. See :data:`probe.TARGETS`.
     stimuli : str, Path, Tensor, ndarray or Stimuli
-        What the images are. One of :data:`probe.stimuli.STIMULI`, a folder of photographs, or a
-        tensor (N, 3, H, W) in [0, 1], of which the first are for training, the next for testing.
+        What the images are: a name, or a folder of photographs. From Python also a tensor
+        (N, 3, H, W) in [0, 1], of which the first are for training, the next for testing. See
+        :data:`probe.stimuli.STIMULI`.
     train_images : int, optional
         How many images to fit the readouts on, at least 2. By default 256; 2,048 for ``posenet``,
         whose gradient descent takes so many steps.
