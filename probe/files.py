@@ -109,7 +109,7 @@ def check_folder(folder: Path) -> None:
 def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Named arrays as a compressed ``.npz`` file."""
     file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
+    np.savez_compressed(file, **dict[str, Any](arrays))
     return file.getvalue()
 
 

@@ -50,8 +50,10 @@ def exact_float32() -> Iterator[None]:
         settings = [(backends.cuda.matmul, "allow_tf32"), (backends.cudnn, "allow_tf32")]
         exact: bool | str = False
     else:
-        places = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
-        places += (backends.mkldnn.matmul, backends.mkldnn.conv)
+        cudnn, mkldnn = backends.cudnn, backends.mkldnn
+        parts = ((backends.cuda, "matmul"), (cudnn, "conv"), (cudnn, "rnn"))
+        parts += ((mkldnn, "matmul"), (mkldnn, "conv"))  # type: ignore[assignment]
+        places = [getattr(backend, part) for backend, part in parts]
         there = [place for place in places if hasattr(place, "fp32_precision")]
         settings, exact = [(place, "fp32_precision") for place in there], "ieee"
     before = [getattr(place, name) for place, name in settings]

@@ -424,8 +424,8 @@ def _read(path: Path, cell: Cell, environment: Mapping[str, Any]) -> Outcome | N
             arrays = {n.removeprefix("array/"): kept[n] for n in kept.files if n != "record"}
         if record["cell"] != json.loads(json.dumps(plain(cell))) or record["made"] != environment:
             return None
-        rows = [[_numbers(row) for row in record[name]] for name in ("scores", "curve")]
-        return Outcome(*rows, arrays, float(record["seconds"]))
+        scores, curve = ([_numbers(row) for row in record[n]] for n in ("scores", "curve"))
+        return Outcome(scores, curve, arrays, float(record["seconds"]))
     except Exception:  # damaged archives raise whatever their bytes happen to ask for
         return None
 

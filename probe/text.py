@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def short_name(weights: str) -> str:
     return Path(weights).name if "/" in weights or "\\" in weights else weights
 
 
-def number_text(value: float, form: str = ".2f") -> str:
+def number_text(value: Any, form: str = ".2f") -> str:
     """A number with a proper minus, none before 0, and a dash for none."""
     if np.isnan(value):
         return "–"
@@ -37,14 +38,14 @@ def number_text(value: float, form: str = ".2f") -> str:
     return text.replace("-", "−")
 
 
-def interval(value: float, low: float, high: float) -> str:
+def interval(value: Any, low: Any, high: Any) -> str:
     """Write a score with its interval: ``0.98 [0.97, 0.99]``."""
     if math.isnan(low) or math.isnan(high):
         return signed(value)
     return f"{signed(value)} [{signed(low)}, {signed(high)}]"
 
 
-def signed(value: float) -> str:
+def signed(value: Any) -> str:
     text = f"{value:.2f}".replace("-0.00", "0.00")
     return text.replace("-", "−")
 

@@ -32,7 +32,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     asked = config.option
     whole = all(Path(arg).name == "tests" or "=" in arg for arg in config.args)
     free = getattr(asked, "numprocesses", 0) is None and getattr(asked, "dist", "no") == "no"
-    if whole and free and not (asked.usepdb or asked.collectonly):
+    worker = hasattr(config, "workerinput")
+    if whole and free and not (worker or asked.usepdb or asked.collectonly):
         asked.numprocesses = os.cpu_count()
         asked.tx = ["popen"] * asked.numprocesses
         asked.dist = "loadfile"

@@ -192,7 +192,8 @@ def fingerprint(model: nn.Module) -> str:
             continue
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+        if flat.numel():
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -117,8 +117,8 @@ def _preset(
     if preset == "stages":
         named = [str(i["module"]) for i in _feature_info(model) if i.get("module") in modules]
         # A list never runs itself: its last module ends the stage.
-        lists = {n for n in named if isinstance(modules[n], nn.ModuleList) and len(modules[n])}
-        found = [f"{n}.{len(modules[n]) - 1}" if n in lists else n for n in named]
+        lists = {n: len(m) for n in named if isinstance(m := modules[n], nn.ModuleList) and len(m)}
+        found = [f"{n}.{lists[n] - 1}" if n in lists else n for n in named]
         if found:
             return found
         warnings.warn(
@@ -137,12 +137,9 @@ def _blocks(model: nn.Module) -> list[str]:
     found: list[str] = []
 
     def composite(module: nn.Module) -> bool:
-        weighted = (
-            m
-            for m in module.modules()
-            if not any(True for _ in m.children()) and getattr(m, "weight", None) is not None
-        )
-        return sum(m.weight.ndim > 1 for m in weighted) > 1
+        leaves = (m for m in module.modules() if not any(True for _ in m.children()))
+        weights = (getattr(m, "weight", None) for m in leaves)
+        return sum(w.ndim > 1 for w in weights if w is not None) > 1
 
     def holds_blocks(module: nn.Module) -> bool:
         return any(composite(child) for child in module.children())

@@ -85,6 +85,7 @@ class Layer:
     def canonical(self, output: Any, batch: int | None = None) -> Tensor:
         """See the module's output as ``(B, C, H, W)``, whatever its layout; a view."""
         x = first_tensor(output, batch)
+        assert x is not None  # the dry run saw one
         if self.layout == "NCHW":
             return x
         if self.layout == "NHWC":

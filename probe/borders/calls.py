@@ -107,7 +107,7 @@ def module_path(names: Names) -> str:
 
 def _running_modules() -> Iterator[nn.Module]:
     """Modules whose methods are running in this thread, the innermost first."""
-    frame = sys._getframe(1)
+    frame: Any = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
         if code.co_argcount and code.co_varnames[0] == "self":

@@ -135,20 +135,20 @@ def write_border(
     for d, (before, after, _, _) in grow.items():
         shape[d] += before + after
     fills = {fill for s in grow.values() for width, fill in zip(s[:2], s[2:], strict=True) if width}
-    native = _NATIVE.get(next(iter(fills))) if len(fills) == 1 else None
+    native = _NATIVE.get(str(next(iter(fills)))) if len(fills) == 1 else None
     if native is not None and _fits(x, grow, kept):
         return native(x, [*grow.get(3, (0, 0))[:2], *grow.get(2, (0, 0))[:2]])
     nhwc = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if nhwc else torch.contiguous_format
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-    uniform = len(fills) == 1 and isinstance(next(iter(fills)), float)
-    if uniform:
-        out.fill_(next(iter(fills)))
+    only = next(iter(fills)) if len(fills) == 1 else None
+    if isinstance(only, float):
+        out.fill_(only)
     inner = out
     for d, (before, *_) in grow.items():
         inner = inner.narrow(d, before, x.shape[d])
     inner.copy_(x)
-    if uniform:
+    if isinstance(only, float):
         return out
 
     # One dimension after the other: what the first wrote, corners take from.
@@ -159,28 +159,33 @@ def write_border(
             if other > d:
                 part = part.narrow(other, b, x.shape[other])
         inner_first, inner_last = kept.get(d, (0, 0))
-        core = size - inner_first - inner_last
-        centre = part.narrow(d, before + inner_first, core)
+        cells = size - inner_first - inner_last
+        centre = part.narrow(d, before + inner_first, cells)
         for width, start, cell, fill in (
             (before, 0, -before, first),
-            (after, before + size, core, last),
+            (after, before + size, cells, last),
         ):
             if not width:
                 continue
             strip = part.narrow(d, start, width)
             if isinstance(fill, float):
                 strip.fill_(fill)
-            elif fill in COPYING:
+            elif isinstance(fill, str) and fill != "mean":
                 strip.copy_(_beyond(centre, d, fill, cell, width))
-            elif fill == "mean":
-                strip.copy_(moments[0])
-            elif isinstance(fill, Noise) and fill.amplitude is None:
-                strip.copy_(moments[0] + moments[1] * fill(strip))
-            elif isinstance(fill, Noise):
-                strip.copy_(fill.amplitude * fill(strip))
             else:
-                strip.copy_(fill(strip))
+                strip.copy_(_values(fill, strip, moments))
     return out
+
+
+def _values(fill: Fill, strip: Tensor, moments: _Moments | None) -> Tensor:
+    """What a fill that depends on no place puts into a strip."""
+    if isinstance(fill, Noise) and fill.amplitude is not None:
+        return fill.amplitude * fill(strip)
+    if callable(fill) and not isinstance(fill, Noise):
+        return fill(strip)
+    assert moments is not None  # those of the channel were taken
+    mean, deviation = moments
+    return mean + deviation * fill(strip) if isinstance(fill, Noise) else mean
 
 
 _NATIVE = {
@@ -224,7 +229,7 @@ def _shift(
     """Crop one end of a dimension and extend the other, which sees what was cropped."""
     size = x.shape[d]
     start, stop = -before, size + after
-    if fill in COPYING:
+    if isinstance(fill, str) and fill in COPYING:
         return x.index_select(d, source_index(fill, size, start, stop, x.device))
     wide = write_border(x, {d: (max(before, 0), max(after, 0), fill, fill)}, moments)
     return wide.narrow(d, max(-before, 0), stop - start)

@@ -73,7 +73,7 @@ def rewrite_interpolate(
         return plain()
     cells = (int(input.shape[-2]), int(input.shape[-1]))
     if size is not None:
-        wanted = as_pair(size)
+        wanted: tuple[int, ...] = as_pair(size)
     else:
         factors = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor,) * 2
         if any(f != int(f) for f in factors):
@@ -90,7 +90,7 @@ def rewrite_interpolate(
     if not (site.has("circular") or site.has("reflect")):
         return plain()
     site.record(True, borders)
-    strips = {}
+    strips: dict[int, Any] = {}
     for axis, d in enumerate((-2, -1)):
         rules = site.rules[2 * axis : 2 * axis + 2]
         # By itself, upsampling repeats the edge.

@@ -118,7 +118,8 @@ class Site:
             if rule == own:
                 (kept if own == "original" else anew)[side] = width
         rows, columns = self.dims
-        return tuple({rows: (c[0], c[1]), columns: (c[2], c[3])} for c in (anew, kept))
+        first, second = ({rows: (c[0], c[1]), columns: (c[2], c[3])} for c in (anew, kept))
+        return first, second
 
     def wrote(self, x: Tensor, out: Tensor, widths: Borders) -> None:
         """Remember the border that a ``pad`` gave to a map."""
@@ -145,7 +146,7 @@ class Site:
             x = x.narrow(*core_slices(x, before, self.dims[0]))
             x = x.narrow(*core_slices(x, before, self.dims[1]))
             widths = {d: channel_sum(widths.get(d, (0, 0)), before[d]) for d in self.dims}
-        strips = {}
+        strips: dict[int, Any] = {}
         for axis, d in enumerate(self.dims):
             first, last = (self.fill(2 * axis + end, own, partial) for end in (0, 1))
             strips[d] = (*widths.get(d, (0, 0)), first, last)
@@ -161,7 +162,7 @@ class Site:
         (t, b), (le, r) = before.values()
         dtype = torch.promote_types(x.dtype, torch.float32)  # counts exactly
         ones = x.new_ones((1, 1, height - t - b, width - le - r), dtype=dtype)
-        strips = {}
+        strips: dict[int, Any] = {}
         for axis, d in enumerate(self.dims):
             fills = []
             for end in (0, 1):

@@ -75,7 +75,7 @@ def certify(
     parsed = parse_variant(variant)
     if margin is not None and not parsed.canvas:
         raise ProbeError("margin: it is for the variant canvas, which was not asked for")
-    named = {"weights": weights, "layers": layers, "seed": seed, "device": device}
+    named: dict[str, Any] = {"weights": weights, "layers": layers, "seed": seed, "device": device}
     subject = prepare(model, image_size=image_size, **named)
     if parsed.rule == "valid" and image_size is None and isinstance(model, str):
         # Without padding maps shrink by what padding reaches.

@@ -64,7 +64,7 @@ def take_inventory(model: nn.Module, x: Tensor, entry: str = "forward") -> pd.Da
         getattr(model, entry)(x)
     rows: list[dict[str, Any]] = []
     for row in borders.padded.to_dict("records"):
-        rows.append({"kind": PADDING, "parameter": "", **row})
+        rows.append({"kind": PADDING, "parameter": "", **{str(k): v for k, v in row.items()}})
     for source, calls in follower.found.items():
         rows.append(
             {

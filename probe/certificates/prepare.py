@@ -36,15 +36,17 @@ def prepare(
     """Build what :func:`certify` measures; see there."""
     wanted = (image_size, image_size) if isinstance(image_size, int) else image_size
     if not isinstance(model, str):
-        backbone = model
-        if isinstance(model, nn.Module):
-            backbone = load_backbone(model, "given", seed=seed, device=device)
+        backbone = (
+            load_backbone(model, "given", seed=seed, device=device)
+            if isinstance(model, nn.Module)
+            else model
+        )
         stride = total_stride(backbone.model)
         size = wanted or input_size(backbone.config, stride)
         return _subject(backbone, layers, size, seed)
 
     known_model(model)
-    named = {"seed": seed, "device": device}
+    named: dict[str, Any] = {"seed": seed, "device": device}
     backbone = load_backbone(model, weights, image_size=wanted, **named)
     stride = total_stride(backbone.model)
     own = input_size(backbone.config, stride)
@@ -66,6 +68,7 @@ def prepare(
         if not subject.resampled_alone:
             break
     if subject is None:
+        assert failure is not None
         raise failure
     return subject
 
@@ -92,6 +95,7 @@ def _subject(
                 return CertificationTarget(candidate, taps, images, seed)
             except ProbeError as error:
                 failure = failure or error
+    assert failure is not None
     raise failure
 
 
@@ -149,7 +153,8 @@ def calibrate_norms(model: nn.Module, x: Tensor) -> None:
     before = [(m, copy.deepcopy(m.state_dict()), m.momentum, m.training) for m in norms]
 
     def floor(norm: _BatchNorm, *_: Any) -> None:
-        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 1000)
+        if norm.running_var is not None:
+            norm.running_var.clamp_(min=float(norm.running_var.mean()) / 1000)
 
     handles = [norm.register_forward_hook(floor) for norm in norms]
     entry = getattr(model, "forward_features", model)

@@ -173,10 +173,8 @@ class CertificationTarget:
             table = table[table["kind"] != PADDING]
         if variant.embedding == "no_pos_embed":
             table = table[table["kind"] != EMBEDDING]
-        named = [
-            f"{row.kind}: {row.module or type(self.backbone.model).__name__}"
-            for row in table.itertuples()
-        ]
+        whole = type(self.backbone.model).__name__
+        named = [f"{k}: {m or whole}" for k, m in zip(table["kind"], table["module"], strict=True)]
         return tuple(dict.fromkeys(named))
 
     # ------------------------------------------------------------ measuring

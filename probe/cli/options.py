@@ -153,7 +153,9 @@ def _help(name: str) -> str:
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
     text = re.sub(r", see probe\.[\w.]+\.", ".", text)
     if name == "image_size":
-        text = text.replace("Pixels, one number or height and width", "224, or 224x320: height x width", 1)
+        text = text.replace(
+            "Pixels, one number or height and width", "224, or 224x320: height x width", 1
+        )
     if name in CHOICES:
         text = f"{text} Known: {{{name}}}."
     return text.replace("×", "x")

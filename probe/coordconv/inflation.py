@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import timm.layers
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ class _SameTerm(CoordinateTerm):
 
     def _convolve(self, places: Tensor) -> Tensor:
         if getattr(self, "same_pad", True):  # which Conv2dSame is without saying so
-            places = timm.layers.pad_same(places, self.kernel_size, self.stride, self.dilation)
+            sides: Any = (self.kernel_size, self.stride, self.dilation)
+            places = timm.layers.pad_same(places, *sides)
         return super()._convolve(places)
 
 
@@ -153,7 +155,7 @@ def deflate(model: nn.Module) -> nn.Module:
     lost = [name for name, module in found.items() if bool(module.coord_weight.any())]
     for module in found.values():
         del module.coord_weight, module.radius
-        module.__class__ = _PLAIN[type(module)]
+        module.__class__ = _PLAIN[type(module)]  # type: ignore[assignment]
     if lost:
         more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
         warnings.warn(

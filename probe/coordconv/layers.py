@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -136,7 +136,13 @@ class AddCoords(nn.Module):
         return f"radius={self.radius}"
 
 
-class CoordinateTerm:
+if TYPE_CHECKING:
+    _Convolution = nn.Conv2d  # what it goes before
+else:
+    _Convolution = object
+
+
+class CoordinateTerm(_Convolution):
     """Adds ``W_c ∗ coordinates`` to what a convolution returns; goes before its class.
 
     Attributes
@@ -189,7 +195,7 @@ class CoordinateTerm:
         return places.new_zeros(1, 1, 1, 1) + places
 
     def _convolve(self, places: Tensor) -> Tensor:
-        padding = self.padding
+        padding: Any = self.padding
         if self.padding_mode != "zeros":
             borders = self._reversed_padding_repeated_twice
             places, padding = F.pad(places, borders, mode=self.padding_mode), 0
@@ -327,15 +333,16 @@ class CoordConvTranspose2d(CoordinateTerm, nn.ConvTranspose2d):
         )
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        y = nn.ConvTranspose2d.forward(self, input, output_size)
-        added = self._output_padding(
-            input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
-        )
+        wanted: Any = output_size
+        y = nn.ConvTranspose2d.forward(self, input, wanted)
+        sides: Any = (self.stride, self.padding, self.kernel_size, 2, self.dilation)
+        added = self._output_padding(input, wanted, *sides)
         return y + self._convolve(self._places(input), added).squeeze(0)
 
     def _convolve(self, places: Tensor, added: Sequence[int] | int = 0) -> Tensor:
+        padding: Any = self.padding
         return F.conv_transpose2d(
-            places, self.coord_weight, None, self.stride, self.padding, added, 1, self.dilation
+            places, self.coord_weight, None, self.stride, padding, added, 1, self.dilation
         )
 
     def _coord_shape(self, count: int) -> tuple[int, ...]:

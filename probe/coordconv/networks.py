@@ -116,8 +116,8 @@ class PlainFinder(nn.Module):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
-        plan = ((1, width, 2), (width, 2 * width, 2), (2 * width, 2 * width, 2))
-        plan += ((2 * width, 2 * width, 1), (2 * width, 2 * width, 1))
+        plan = [(1, width, 2), (width, 2 * width, 2), (2 * width, 2 * width, 2)]
+        plan += [(2 * width, 2 * width, 1)] * 2
         layers: list[nn.Module] = []
         for a, b, stride in plan:
             layers += [nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b)]

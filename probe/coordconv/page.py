@@ -143,7 +143,7 @@ def _label(kind: Kind) -> str:
 
 def _handles(rows: pd.DataFrame) -> list[Line2D]:
     lines = [Line2D([], [], color=_colour(k), linewidth=1.8, label=_label(k)) for k in _kinds(rows)]
-    grey = {"color": "#555555"}
+    grey: dict[str, Any] = {"color": "#555555"}
     return [
         *lines,
         Line2D([], [], **grey, linewidth=1.8, label="test"),

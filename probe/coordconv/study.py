@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -152,8 +153,8 @@ def run_tasks(
         description="coordconv",
         profiles={task: asdict(profiles[task]) for task in tasks},
     )
-    cells, outcomes = _with_copies(cells, outcomes, paddings)
-    return CoordConvStudy.of(cells, outcomes, KEYS, provenance)
+    every, outcomes = _with_copies(cells, outcomes, paddings)
+    return CoordConvStudy.of(every, outcomes, KEYS, provenance)
 
 
 def _variants(
@@ -174,7 +175,7 @@ def _with_copies(
     cells: Sequence[Cell], outcomes: Sequence[Outcome], paddings: Sequence[str]
 ) -> tuple[list[Cell], list[Outcome]]:
     """Put in what a plain painter is without padding: what it is on a torus."""
-    every = []
+    every: list[tuple[Cell, Outcome]] = []
     for cell, outcome in zip(cells, outcomes, strict=True):
         own = cell["network"] == "plain" and cell["padding"] == "circular"
         painter = own and cell["task"] != "regression"
@@ -187,12 +188,13 @@ def _with_copies(
 
 def _summary(means: pd.DataFrame) -> Iterator[str]:
     rows = means.set_index(["task", "network", "padding", "split", "subset"]).sort_index()
-    for task, found in means.groupby("task", sort=False):
+    for task in dict.fromkeys(means["task"]):
+        found = means[means["task"] == task]
         metric = METRICS[task][0]
         for network, rule in dict.fromkeys(zip(found["network"], found["padding"], strict=True)):
             said = []
             for split in dict.fromkeys(found["split"]):
-                both = rows.loc[(task, network, rule, split)]
+                both: Any = rows.loc[cast(Any, (task, network, rule, split))]
                 train, test = (score_text(metric, both.loc[s, "value"]) for s in ("train", "test"))
                 worst = both.loc["test", "most" if metric == "error_px" else "least"]
                 many = both.loc["test", "seeds"] > 1

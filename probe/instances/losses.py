@@ -78,7 +78,8 @@ def discriminative_loss(
             f"weights: expected three, of variance, distance and regularisation, got {len(weights)}"
         )
     terms = discriminative_terms(embedding, labels, delta_var, delta_dist, norm)
-    return sum(weight * term for weight, term in zip(weights, terms, strict=True)).mean()
+    weighted = [weight * term for weight, term in zip(weights, terms, strict=True)]
+    return torch.as_tensor(sum(weighted)).mean()
 
 
 def discriminative_terms(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -86,6 +88,7 @@ class SegmentationNetwork(nn.Module):
         if self.borders == "canvas":
             h = extend(h, dict.fromkeys((-2, -1), (self.reach, self.reach)), "circular")
         for k, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.Conv2d)
             h = self._convolve(layer, h) if k == 0 else self._residual(layer, h)
         h = F.relu(h)
         return self.embedding(h), self.semantic(h)
@@ -103,16 +106,17 @@ class SegmentationNetwork(nn.Module):
         return layer(h)
 
 
-def _convolution(inputs: int, outputs: int, dilation: int, mode: str) -> nn.Conv2d:
+def _convolution(inputs: int, outputs: int, dilation: int, mode: Any) -> nn.Conv2d:
     conv = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, padding_mode=mode)
     nn.init.kaiming_normal_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return conv
 
 
 def _with_coordinates(conv: nn.Conv2d) -> CoordConv2d:
     """The same convolution, given coordinates too."""
-    options = {"padding": conv.padding, "dilation": conv.dilation}
+    options: dict[str, Any] = {"padding": conv.padding, "dilation": conv.dilation}
     new = CoordConv2d(conv.in_channels, conv.out_channels, 3, padding_mode="circular", **options)
     new.weight, new.bias = conv.weight, conv.bias
     nn.init.kaiming_normal_(new.coord_weight)

@@ -107,7 +107,7 @@ def plot_scenes(
     truth = "true_classes" if task == "semantic" else "truth"
     count = min(count, len(arrays[f"{first}/image"]))
     wide = arrays[f"{first}/image"].shape[2] / arrays[f"{first}/image"].shape[1]
-    columns = [("image", None), ("truth", None)]
+    columns: list[tuple[str, str | None]] = [("image", None), ("truth", None)]
     columns += [(part, border) for border in borders for part in layers]
     with style():
         lines = count * len(layers) if wide > 2 else count

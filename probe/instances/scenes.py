@@ -227,7 +227,8 @@ class TwinScenes(Scenes):
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
         rng = self.rng(split, index)
         times = [n // c for n, c in zip(self.image_size, self.cell, strict=True)]
-        image, classes = (np.tile(x, (*times, 1)[: x.ndim]) for x in _stuff(rng, self.cell))
+        one_image, one_map = _stuff(rng, self.cell)
+        image, classes = np.tile(one_image, (*times, 1)), np.tile(one_map, times)
         thing = _Thing.random(rng, self.radius)
         room = np.array(self.cell) - 1 - 2 * thing.radius
         y, x = thing.radius + rng.random(2) * room
@@ -303,7 +304,8 @@ def _offsets(size: _Size, y: float, x: float) -> _Offsets:
     rows, columns = (
         (np.arange(n) - centre + n / 2) % n - n / 2 for n, centre in zip(size, (y, x), strict=True)
     )
-    return np.broadcast_arrays(rows[:, None], columns[None, :])
+    down, right = np.broadcast_arrays(rows[:, None], columns[None, :])
+    return down, right
 
 
 def _seen(covers: NDArray[np.bool_], share: float) -> list[int]:

@@ -168,16 +168,17 @@ def panoptic_quality(
                 maps.append(np.where(there, numbers, 0))
             overlaps = _overlaps(_shared(*maps))
             matched = overlaps[overlaps > 0.5]
-            found = len(matched)
-            total += matched.sum(), found, overlaps.shape[0] - found, overlaps.shape[1] - found
-    by_class = {}
+            hits = len(matched)
+            total += matched.sum(), hits, overlaps.shape[0] - hits, overlaps.shape[1] - hits
+    by_class: dict[int, tuple[float, float, float]] = {}
     for c, (overlap, found, extra, missed) in counts.items():
         if found + extra + missed:
-            recognition = found / (found + extra / 2 + missed / 2)
-            segmentation = overlap / found if found else 0.0
+            recognition = float(found) / (found + extra / 2 + missed / 2)
+            segmentation = float(overlap / found) if found else 0.0
             by_class[c] = (segmentation * recognition, segmentation, recognition)
     means = np.mean(list(by_class.values()), 0) if by_class else np.full(3, np.nan)
-    return PanopticQuality(*(float(mean) for mean in means), by_class)
+    first, second, third = (float(mean) for mean in means)
+    return PanopticQuality(first, second, third, by_class)
 
 
 def mean_iou(predicted: ArrayLike, true: ArrayLike, classes: Sequence[int]) -> float:

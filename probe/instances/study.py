@@ -215,7 +215,8 @@ def _reach_sentences(study: InstanceStudy) -> Iterator[str]:
         parts = mine[mine["distance"] < reach], mine[mine["distance"] >= reach]
         if all(map(len, parts)):
             shares = (np.average(part["value"], weights=part["objects"]) for part in parts)
-            said.append("{:.0f} and {:.0f} % with {}".format(*(100 * s for s in shares), words))
+            near, far = (f"{100 * share:.0f}" for share in shares)
+            said.append(f"{near} and {far} % with {words}")
     if said:
         yield (
             f"Of copies nearer to the edge than the reach of {reach} px, and of those farther, "

@@ -67,8 +67,8 @@ def train_network(cell: Cell, device: torch.device) -> Outcome:
     with torch.no_grad():
         parts = [network(images) for images in test.images.split(16)]
         embedding, classes = (torch.cat(part) for part in zip(*parts, strict=True))
-        rows, arrays = _score(task, test, embedding, classes.argmax(1), network.reach)
-    return Outcome(rows, curve, arrays, seconds)
+        scores, arrays = _score(task, test, embedding, classes.argmax(1), network.reach)
+    return Outcome(scores, curve, arrays, seconds)
 
 
 def _loss(task: str, network: SegmentationNetwork, scene: Scene) -> Tensor:
@@ -88,7 +88,7 @@ def _score(
     true, kinds = test.instances.cpu().numpy(), test.classes.cpu().numpy()
     guessed = classes.cpu().numpy()
     found: dict[str, float] = {}
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "image": (test.images[:SHOWN].permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.uint8),
         "truth": true[:SHOWN].astype(np.int16),
         "true_classes": kinds[:SHOWN].astype(np.int16),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import pandas as pd
 
@@ -38,12 +39,13 @@ def verdict_of(record: Record) -> list[str]:
     reference = "original" if "original" in variants else variants[0]
     first = ("circular", "canvas", "valid", *variants)
     removal = next((v for v in first if v in variants and v != reference), None)
-    sentences = []
+    sentences: list[str] = []
     for group, members in groups.items():
         sentences += _knowledge(record, spc, group, members, layers, reference, removal, groups)
     sentences += _pixels(record, spc, reference)
-    for members in groups.values() if removal is not None else ():
-        sentences.append(_removal(record, spc, members, layers, removal, groups))
+    if removal is not None:
+        for members in groups.values():
+            sentences.append(_removal(record, spc, members, layers, removal, groups))
 
     for v in variants:
         for group, members in groups.items() if not v == reference == "original" else ():
@@ -65,8 +67,9 @@ def _knowledge(
 ) -> Iterator[str]:
     """What the layers know, best first, and how much of it goes with padding."""
     mine = spc.loc[(list(members), [reference], list(layers)), :]
-    w, _, layer, target = mine["value"].idxmax()
-    best = mine.loc[(w, reference, layer, target)]
+    key: Any = mine["value"].idxmax()
+    w, _, layer, target = key
+    best = mine.loc[key]
     # Of many intervals about 0 some exclude it by chance; a certificate does not.
     certified = record.certificates[(w, reference)].passed
     named = f"{short_name(w)} weights"
@@ -87,7 +90,7 @@ def _knowledge(
     else:
         text = f"No layer shows its position under {named}: highest SPC {score}"
     if removal is not None:
-        bare = spc.loc[(w, removal, layer, target)]
+        bare: Any = spc.loc[cast(Any, (w, removal, layer, target))]
         text += f"; {_how(removal)} {interval(*bare[['value', 'low', 'high']])}"
         if shown and not certified and not math.isnan(bare["difference"]):
             names = ["difference", "difference_low", "difference_high"]
@@ -104,7 +107,7 @@ def _knowledge(
     there = rows[rows["variant"] == reference]
     if there.empty or certified:
         return
-    nearest = there.loc[there["value"].idxmin()]
+    nearest = there.iloc[int(there["value"].argmin())]
     if not nearest["value"] < LOCATES * nearest["chance"] or nearest["high"] > nearest["chance"]:
         return
     side = max(record.provenance["options"]["image_size"])
@@ -127,8 +130,8 @@ def _pixels(record: Record, spc: pd.DataFrame, reference: str) -> Iterator[str]:
     w = record.conditions[0][0]
     if "input" not in record.layers:
         return
-    mine = spc.loc[(w, reference, "input")]
-    target = mine["value"].idxmax()
+    mine = spc.loc[cast(Any, (w, reference, "input"))]
+    target = str(mine["value"].idxmax())
     best = mine.loc[target]
     score = interval(*best[["value", "low", "high"]])
     unsure = math.isnan(best["low"])
@@ -250,21 +253,22 @@ def _random_beats_trained(
         return
     cells = [(layer, target) for layer in layers for target in targets]
     for w in (w for group, members in groups.items() if group != "random" for w in members):
-        more = {}
+        more: dict[tuple[str, str], float] = {}
         for cell in cells:
             ours = spc.loc[(drawn, reference, *cell), :]
-            theirs = spc.loc[(w, reference, *cell)]
+            theirs = spc.loc[cast(Any, (w, reference, *cell))]
             if ours["low"].min() > theirs["high"]:
                 more[cell] = ours["value"].mean() - theirs["value"]
         if not more:
             continue
         layer, target = max(more, key=more.__getitem__)
         ours = spc.loc[(drawn, reference, layer, target), :]
-        theirs = interval(*spc.loc[(w, reference, layer, target)][["value", "low", "high"]])
+        trained = spc.loc[cast(Any, (w, reference, layer, target))]
+        against = interval(*trained[["value", "low", "high"]])
         shown = " / ".join(signed(v) for v in ours["value"])
         seeds = f", with every one of {len(drawn)} seeds" * (len(drawn) > 1)
         yield (
             f"Caution: random weights encode more position than {short_name(w)} ones in "
             f"{len(more)} of {len(cells)} layers and targets{seeds}, most at {layer}, {target}: "
-            f"SPC {shown} against {theirs}. There, position owes nothing to training."
+            f"SPC {shown} against {against}. There, position owes nothing to training."
         )

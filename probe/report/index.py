@@ -68,7 +68,7 @@ def _entry(record: Record, folder: Path) -> dict[str, Any]:
             {
                 "weights": label,
                 "variant": variant,
-                "best": scores.loc[scores["value"].idxmax()],
+                "best": scores.iloc[int(scores["value"].argmax())],
                 "passed": all(record.certificates[w, variant].passed for w in members),
             }
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class PlaceSums:
     @classmethod
     def empty(cls, origin: Tensor, places: int) -> PlaceSums:
         """Sums over no images."""
-        double = {"dtype": torch.float64, "device": origin.device}
+        double: dict[str, Any] = {"dtype": torch.float64, "device": origin.device}
         first = torch.zeros(len(origin), places, **double)
         return cls(origin, 0, first, torch.zeros(len(origin), **double))
 
@@ -194,7 +195,7 @@ def _variance(folds: Sequence[PlaceSums]) -> Array:
     count = sum(fold.images for fold in folds) * folds[0].first.shape[1]
     mean = sum(fold.first.sum(1) for fold in folds) / count
     square = sum(fold.square for fold in folds) / count
-    return (square - mean**2).clamp_min(0).cpu().numpy()
+    return torch.as_tensor(square - mean**2).clamp_min(0).cpu().numpy()
 
 
 def _signal(maps: Sequence[Array]) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -195,11 +196,11 @@ def score_rows(
         if removes_padding:
             beyond = original.values - original.chance
             below, above = bootstrap_interval(beyond, seed, scenes=scenes)
-            metrics = np.array([metric for _, metric in scored.columns])
+            kinds = np.array([metric for _, metric in scored.columns])
             half = beyond.mean(0) / 2
-            errors = np.isin(metrics, LOWER_IS_BETTER)
+            errors = np.isin(kinds, LOWER_IS_BETTER)
             knows = np.where(errors, above <= half, below >= half) & (errors == (half < 0))
-            knows &= (metrics != "control") & (half != 0) & alike
+            knows &= (kinds != "control") & (half != 0) & alike
             share = bootstrap_share(paired, beyond, seed, scenes=scenes)
             effects[3:] = [np.where(knows, values, np.nan) for values in share]
     targets, metrics = zip(*scored.columns, strict=True)
@@ -279,6 +280,11 @@ def profile_rows(
     ).reset_index()
 
 
-def joined(tables: Sequence[pd.DataFrame], **common: object) -> pd.DataFrame:
+def as_dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def joined(tables: Sequence[pd.DataFrame], **common: Any) -> pd.DataFrame:
     """Put tables one below the other, with columns that all rows have in common."""
     return pd.concat(tables, ignore_index=True).assign(**common)

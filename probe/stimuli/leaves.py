@@ -45,8 +45,8 @@ class Leaves(Stimuli):
         rng = self.rng(split, index)
         height, width = self.image_size
         u = rng.random(self.discs)
-        radii = (self.r_min**-2 - u * (self.r_min**-2 - self.r_max**-2)) ** -0.5
-        radii = np.rint(radii).astype(np.int64)
+        drawn = (self.r_min**-2 - u * (self.r_min**-2 - self.r_max**-2)) ** -0.5
+        radii = np.rint(drawn).astype(np.int64)
         ys = rng.integers(0, height, self.discs)
         xs = rng.integers(0, width, self.discs)
         colours = rng.integers(0, 2**24, self.discs + 1, dtype=np.uint32)

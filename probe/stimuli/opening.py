@@ -49,7 +49,7 @@ def open_stimuli(
         stimuli = torch.from_numpy(stimuli)
     if isinstance(stimuli, Tensor):
         shares = {"train_images": train_images, "test_images": test_images}
-        stimuli = Given(stimuli, **shares, image_size=tuple(image_size))
+        stimuli = Given(stimuli, **shares, image_size=(image_size[0], image_size[1]))
     if isinstance(stimuli, Stimuli):
         if stimuli.image_size != tuple(image_size):
             raise ProbeError(

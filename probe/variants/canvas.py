@@ -119,7 +119,8 @@ def _reach(
         seen.run(backbone.model, x, keep)
         with padding("noise", sides=sides, amplitude=_LARGE):
             seen.run(backbone.model, x, compare)
-    return None if None in depths else math.ceil(max(depths, default=0.0))
+    known = [depth for depth in depths if depth is not None]
+    return math.ceil(max(known, default=0.0)) if len(known) == len(depths) else None
 
 
 def contact(backbone: Backbone, seen: VariantRun, images: Tensor) -> float:
@@ -145,7 +146,7 @@ def contact(backbone: Backbone, seen: VariantRun, images: Tensor) -> float:
     plain: dict[str, Tensor] = {}
     seen.run(backbone, stretched, lambda layer, f: plain.__setitem__(layer.name, f.clone()))
 
-    def change(**options: float) -> float:
+    def change(amplitude: float | None = None) -> float:
         found: list[float] = []
 
         def compare(layer: Layer, features: Tensor) -> None:
@@ -153,7 +154,7 @@ def contact(backbone: Backbone, seen: VariantRun, images: Tensor) -> float:
             apart = float((features - before).abs().max())
             found.append(apart / (float(before.abs().max()) or 1.0))
 
-        with padding("noise", **options):
+        with padding("noise", amplitude=amplitude):
             seen.run(backbone, stretched, compare)
         return math.nan if any(map(math.isnan, found)) else max(found)
 

@@ -172,7 +172,11 @@ class Follower(TorchFunctionMode):
         elif func is F.scaled_dot_product_attention:
             mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
             constant = isinstance(mask, Tensor) and mask not in self._depends
-            if constant and _varies(mask, (-2, -1), mask in self._origin):
+            if (
+                isinstance(mask, Tensor)
+                and constant
+                and _varies(mask, (-2, -1), mask in self._origin)
+            ):
                 kind = self._kind(mask, RELATIVE)
                 self._record(MASK if mask.dtype == torch.bool else kind, name, mask)
         elif plain in ("matmul", "bmm", "einsum", "__matmul__"):

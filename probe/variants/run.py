@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,7 +52,7 @@ def running(
     ProbeError
         If there is nothing to change, or the network can't be run so.
     """
-    border = nullcontext()
+    border: AbstractContextManager[Any] = nullcontext()
     if variant.rule != "original":
         border = padding(variant.rule, seed=seed, first=first, close=close)
     if not variant.embedding:
@@ -130,8 +130,7 @@ class VariantRun:
             receive(layer, features)
 
         x = backbone.normalise(images)
-        named = {"seed": seed, "first": first, "close": self.close}
-        with running(self.variant, backbone.model, x, **named):
+        with running(self.variant, backbone.model, x, seed=seed, first=first, close=self.close):
             return self.taps.run(backbone.model, x, take)
 
 

@@ -20,7 +20,7 @@ CANVAS = Rule("a larger stretch of the stimulus, of which only the middle is pro
 VARIANTS: Mapping[str, Rule | Removal] = ChainMap(
     REMOVALS,  # type: ignore[arg-type]
     {"canvas": CANVAS},
-    RULES,
+    RULES,  # type: ignore[arg-type]
 )
 """Parts of which the names of variants are made: border rules, ``canvas``, and removals."""
 

@@ -259,14 +259,14 @@ def ladder(
     where = "every convolution over a map" if at == "convs" else where
     where = f"{inflated[0]} alone" if len(inflated) == 1 else where
     certificate = plain.certificates["given", "circular"]
-    options = {key: plain.provenance["options"][key] for key in _OPTIONS}
+    shown = {key: plain.provenance["options"][key] for key in _OPTIONS}
     provenance = {
         "name": backbone.name,
         "weights": backbone.weights,
         "source": backbone.source,
         "sha256": backbone.sha256,
         "options": {
-            **options,
+            **shown,
             "at": at if isinstance(at, str) else list(at),
             "strength": strength,
         },

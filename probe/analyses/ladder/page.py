@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -111,7 +111,8 @@ def _draw_instances(instances: pd.DataFrame, axes: Axes) -> None:
     chance = float(rows["chance"].iloc[0])
     shown = [border for border in _BORDERS if border in rows.index]
     for x, border in enumerate(shown):
-        row, rung = rows.loc[border], _BORDERS[border]
+        row: Any = rows.loc[border]
+        rung = _BORDERS[border]
         axes.bar(
             x, row["value"] - chance, bottom=chance, width=0.62, color=_colour(rung), alpha=0.9
         )
@@ -185,6 +186,6 @@ def _layers(table: pd.DataFrame) -> list[str]:
 
 
 def _cell(rows: pd.DataFrame, key: tuple[str, ...]) -> dict[str, str]:
-    row = rows.loc[key]
+    row: Any = rows.loc[cast(Any, key)]
     value, low, high = (number_text(row[name]) for name in ("value", "low", "high"))
     return {"value": value, "bounds": "" if np.isnan(row["low"]) else f"[{low}, {high}]"}

@@ -226,7 +226,9 @@ def _fit(planted: Planted, images: int, drawn: bool) -> LinearMap:
     for k, fold in enumerate(folds):
         for start, stop in _batches(planted, *fold):
             readout.partial_fit(planted.features("train", start, stop), fold=k)
-    return readout.solve(targets).map
+    fitted = readout.solve(targets).map
+    assert fitted is not None
+    return fitted
 
 
 def _batches(planted: Planted, start: int, stop: int) -> list[tuple[int, int]]:

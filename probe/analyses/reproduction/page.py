@@ -61,7 +61,7 @@ def _grid(table: pd.DataFrame, by: str) -> dict[str, Any]:
     return {"groups": groups, "targets": targets}
 
 
-def _cell(row: pd.Series) -> dict[str, str]:
+def _cell(row: Any) -> dict[str, str]:
     value, low, high, published = (
         number_text(row[name], ".3f") for name in ("value", "low", "high", "published")
     )

@@ -96,7 +96,7 @@ class Reproduction:
                 if not np.isnan(cell["published"]):
                     text += f" (published {number_text(cell['published'], '.3f')})"
                 scores.append(text)
-            who = f"{row}, {short_name(weights)} weights" if weights else row
+            who = f"{row}, {short_name(str(weights))} weights" if weights else row
             sentences.append(f"{who}, on {self.trained_on}: SPC {', '.join(scores)}.")
         missing = self.missing()
         for reason in dict.fromkeys(missing.values()):
@@ -295,7 +295,12 @@ def reproduce(
         **clock.times(),
     }
     tables: list[pd.DataFrame] = []
-    named = {"weights": str(weights), "seed": seed, "device": chosen.device, "image_size": size}
+    named: dict[str, Any] = {
+        "weights": str(weights),
+        "seed": seed,
+        "device": chosen.device,
+        "image_size": size,
+    }
     for row in rows:
         found: dict[tuple[str, str], pd.DataFrame] = {}
         reasons: dict[str, str] = {}
@@ -308,7 +313,8 @@ def reproduce(
             if variant in reasons:
                 continue
             own = tested if variant == "original" else {trained_on: source}
-            job = Job(source, list(TARGETS), 1, 0, chosen.batch_size, seed, **shares, head=head)
+            counts = (chosen.train_images, chosen.test_images)
+            job = Job(source, list(TARGETS), 1, 0, chosen.batch_size, seed, *counts, head)
             try:
                 measured = _measure(job, backbone, row.layers, variant, own, chosen.progress)
                 found |= {(variant, stimuli): table for stimuli, table in measured}

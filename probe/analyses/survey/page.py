@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ...report.parts import templates
+from ...scores.tables import as_dicts
 from ...variants.variant import VARIANTS
 
 
@@ -28,7 +29,7 @@ def survey_page(table: pd.DataFrame) -> str:
 
     ran = table[table["status"] != "not run"]
     counts = pd.crosstab(table["file"], table["status"]).reindex(columns=STATUSES, fill_value=0)
-    records = table.to_dict("records")
+    records = as_dicts(table)
     rows = {s: [_survey_row(r) for r in records if r["status"] == s] for s in STATUSES}
     measures = ran[["threshold", "precision"]].dropna().drop_duplicates().sort_values("threshold")
     return (

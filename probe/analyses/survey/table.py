@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ...errors import ProbeError
+from ...scores.tables import as_dicts
 
 COLUMNS = [
     *("model", "file", "parameters", "variant", "status", "reason", "sources", "padded_calls"),
@@ -126,7 +127,7 @@ def read_finished(out: str | Path, variant: str) -> dict[str, dict[str, Any]]:
         raise ProbeError(
             f"{path} is a survey of {table['variant'].iloc[0]}: choose another folder for {variant}"
         )
-    return {row["model"]: row for row in table.to_dict("records")}
+    return {row["model"]: row for row in as_dicts(table)}
 
 
 def survey_table(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -102,7 +104,7 @@ def _draw(rows: pd.DataFrame, kind: str, axes: Axes) -> None:
 
 def _handles() -> list[Line2D | Patch]:
     colours = _colours()
-    dots = {"markersize": 4.5, "markeredgewidth": 0, "linewidth": 1.2}
+    dots: dict[str, Any] = {"markersize": 4.5, "markeredgewidth": 0, "linewidth": 1.2}
     return [
         Line2D([], [], color=colours["only"], marker="o", label=_ONLY, **dots),
         Line2D([], [], color=colours["all but"], marker="D", label=_ALL_BUT, **dots),

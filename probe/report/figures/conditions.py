@@ -88,7 +88,7 @@ def best_score(table: pd.DataFrame) -> tuple[str, str]:
     """Layer and target of the highest SPC under the first weights and variant."""
     rows = rows_of(table, conditions_of(table)[0])
     rows = rows[(rows["metric"] == "spc") & (rows["layer"] != INPUT)]
-    best = rows.loc[rows["value"].idxmax()]
+    best = rows.iloc[int(rows["value"].argmax())]
     return str(best["layer"]), str(best["target"])
 
 

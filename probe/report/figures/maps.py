@@ -87,7 +87,7 @@ def plot_maps(
             figsize=(1.45 * len(targets) + 1.4, 1.45 * len(conditions) + 2.0), layout="constrained"
         )
         grid = figure.subplots(1 + len(conditions), len(targets), squeeze=False)
-        picture = None
+        picture: Any = None
         for column, target in enumerate(targets):
             shown = [truth[target], *(maps[(*c, layer, target)] for c in conditions)]
             for axes, values in zip(grid[:, column], shown, strict=True):
@@ -142,7 +142,7 @@ def plot_pattern(
             figsize=(1.15 * columns + 1.7, 1.5 * len(rows) + 0.8), layout="constrained"
         )
         grid = figure.subplots(len(rows), columns, squeeze=False)
-        picture = None
+        picture: Any = None
         for line, row in zip(grid, rows, strict=True):
             for axes in line:
                 bare_axes(axes)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ...records.attribution import attribution_summary
 from ...records.record import Record
+from ...scores.tables import as_dicts
 from ..figures.attribution import plot_attribution
 from ..parts import svg
 from .scores import interval_cell
@@ -28,7 +29,7 @@ def attribution_section(record: Record) -> dict[str, Any] | None:
     targets = list(dict.fromkeys(spc["target"]))
     cells = {
         (row["kind"], row["unit"], row["function"], row["keeps"], row["target"]): row
-        for row in spc.to_dict("records")
+        for row in as_dicts(spc)
     }
     units = spc[spc["kind"] != "network"].drop_duplicates(["kind", "unit", "function"])
     rows = [

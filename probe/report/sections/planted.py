@@ -6,6 +6,7 @@ from typing import Any
 
 from ...records.planted import planted_by_snr, planted_summary
 from ...records.record import Record
+from ...scores.tables import as_dicts
 from ...text import number_text
 
 
@@ -15,12 +16,10 @@ def planted_section(record: Record) -> dict[str, Any] | None:
         return None
     rows = [
         {
-            "snr": f"{row.snr:g}",
-            "attainable": number_text(row.attainable, ".3f"),
-            "value": number_text(row.value, ".3f"),
-            "half_width": number_text(row.half_width, ".3f"),
-            "recovered": f"{row.recovered} of {row.cases}",
+            "snr": f"{row['snr']:g}",
+            **{n: number_text(row[n], ".3f") for n in ("attainable", "value", "half_width")},
+            "recovered": f"{row['recovered']} of {row['cases']}",
         }
-        for row in planted_by_snr(record.planted).itertuples()
+        for row in as_dicts(planted_by_snr(record.planted))
     ]
     return {"summary": planted_summary(record.planted), "rows": rows}

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from ...readouts.spec import readout_record
 from ...records.record import Record
+from ...scores.tables import as_dicts
 from ...text import families, interval, number_text, short_name
 from ...variants.variant import parse_variant
 from ..figures.conditions import condition_label, leading
@@ -34,7 +35,7 @@ def scores_of(record: Record, metric: str) -> Scores:
     """Numbers of a metric by weights, variant, layer and target."""
     rows = record.table[record.table["metric"] == metric]
     keys = rows[["weights", "variant", "layer", "target"]].itertuples(index=False, name=None)
-    return dict(zip(keys, rows[_NUMBERS].to_dict("records"), strict=True))
+    return dict(zip(keys, as_dicts(rows[_NUMBERS]), strict=True))
 
 
 def by_depth_title(target: str) -> str:
@@ -64,7 +65,7 @@ def padding_tables(record: Record) -> list[dict[str, Any]]:
     layers = [name for name in record.layers if name != INPUT]
     tables = []
     for variant in dict.fromkeys(v for w, v in record.conditions if w == weights):
-        rows = []
+        rows: list[dict[str, Any]] = []
         for layer in layers:
             cells = [
                 _effect(scores[metric], (weights, variant, layer, target), metric)
@@ -224,7 +225,7 @@ def certificate_section(record: Record) -> dict[str, Any]:
 
 def scores_section(record: Record) -> dict[str, Any]:
     """Every row of the table."""
-    return {"rows": [score_row(row) for row in record.table.to_dict("records")]}
+    return {"rows": [score_row(row) for row in as_dicts(record.table)]}
 
 
 def variants_section(record: Record) -> dict[str, Any]:
