@@ -6,8 +6,8 @@ from .analyses.calibration import Calibration as Calibration
 from .analyses.calibration import calibrate as calibrate
 from .analyses.ladder.ladder import Ladder as Ladder
 from .analyses.ladder.ladder import ladder as ladder
-from .analyses.reproduction.reproduction import Reproduction as Reproduction
 from .analyses.reproduction.reproduction import reproduce as reproduce
+from .analyses.reproduction.table import Reproduction as Reproduction
 from .analyses.run import run as run
 from .analyses.survey.survey import survey as survey
 from .backbones.backbone import Backbone as Backbone

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import probe
-from probe.studies import Outcome, Study, over_seeds, pick_workers, run_cells
+from probe.studies.cells import Outcome, pick_workers, run_cells
+from probe.studies.study import Study, over_seeds
 
 CELLS = [{"net": "<a>/b", "seed": seed, "rate": 0.1} for seed in range(3)]
 

@@ -82,13 +82,7 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
         cautions = find_cautions(job, conditions)
         for message in cautions:
             warnings.warn(message, ProbeWarning, stacklevel=3)
-        with tqdm(
-            total=(job.train_images + job.test_images) * len(conditions),
-            desc=setup.first.name,
-            unit="img",
-            disable=not setup.options.progress,
-            dynamic_ncols=True,
-        ) as bar:
+        with setup.bar(len(conditions), setup.first.name) as bar:
             certificates = _certificates(setup)
             measured = _measure(job, conditions, len(setup.variants), bar)
     for message in setup.stimuli.cautions:  # known once the images were read

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import ProbeError
 from ..report.parts import svg, templates
 from ..report.style import shown_once, style
-from ..studies import Study
+from ..studies.study import Study
 from .names import SPLITS, TASKS
 from .tasks import METRICS, PADDING_WORDS, PLACES, PUBLISHED, score_text, split_centres
 

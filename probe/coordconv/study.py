@@ -12,7 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..errors import ProbeError, whole_number
-from ..studies import Cell, Outcome, Study, chosen, over_seeds, train_cells
+from ..studies.cells import Cell, Outcome
+from ..studies.study import Study, chosen, over_seeds, train_cells
 from .names import PADDINGS, SPLITS, TASKS
 from .page import page, plot_curves, plot_maps
 from .tasks import KEYS, METRICS, NETWORKS, PADDING_WORDS, score_text

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..borders.mode import padding
-from ..studies import Cell, Outcome
+from ..studies.cells import Cell, Outcome
 from .networks import build_network
 from .tasks import (
     METRICS,

@@ -19,7 +19,7 @@ from PIL import Image
 from ..errors import ProbeError
 from ..report.parts import svg, templates
 from ..report.style import shown_once, style
-from ..studies import Study, over_seeds
+from ..studies.study import Study, over_seeds
 from ..text import number_text
 from .names import SCENES, TASKS
 from .settings import BORDER_WORDS, FLOOR, LEADING, SHOWN

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..studies import Cell, Outcome
+from ..studies.cells import Cell, Outcome
 from .clusters import cluster
 from .losses import discriminative_loss, discriminative_terms
 from .networks import SegmentationNetwork

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ..backbones.backbone import Backbone, input_size, load_backbone
 from ..backbones.catalogue import known_model
@@ -109,6 +110,17 @@ class Opened:
             options.train_images,
             options.test_images,
             readout_spec(options),
+        )
+
+    def bar(self, conditions: int, title: str) -> tqdm:
+        """Return a progress bar over both passes of so many conditions."""
+        options = self.options
+        return tqdm(
+            total=(options.train_images + options.test_images) * conditions,
+            desc=title,
+            unit="img",
+            disable=not options.progress,
+            dynamic_ncols=True,
         )
 
     def condition(self, job: Job, backbone: Backbone, variant: Variant) -> Condition:

@@ -292,18 +292,8 @@ class _Trait:
 
 
 _ELEMENTWISE = (
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "addcmul",
-    "masked_fill",
-    "where",
-    "__radd__",
-    "__rmul__",
-    "true_divide",
-    "maximum",
-    "minimum",
+    *("add", "sub", "mul", "div", "addcmul", "masked_fill"),
+    *("where", "__radd__", "__rmul__", "true_divide", "maximum", "minimum"),
 )
 
 _MAPS = (

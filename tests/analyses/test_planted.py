@@ -125,7 +125,7 @@ def test_planted_truth_is_recovered_over_five_decades():
     @given(
         snr=st.sampled_from(np.logspace(-2, 3, 101).tolist()),
         channels=st.sampled_from(np.geomspace(8, 2048, 101).round().astype(int).tolist()),
-        target=st.sampled_from(TARGETS),
+        target=st.sampled_from(list(TARGETS)),
         seed=st.integers(0, 2**32),
     )
     def one(snr: float, channels: int, target: str, seed: int) -> None:

@@ -20,7 +20,8 @@ from probe.analyses.reproduction.published import (
     TESTED,
     published,
 )
-from probe.analyses.reproduction.reproduction import Reproduction, load_reproduction, reproduce
+from probe.analyses.reproduction.reproduction import reproduce
+from probe.analyses.reproduction.table import Reproduction, load_reproduction
 from probe.errors import ProbeError
 from probe.stimuli.noise import Constant, GaussianNoise
 from probe.targets import TARGETS

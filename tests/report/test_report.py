@@ -499,3 +499,38 @@ def test_who_put_it_there(seeded, tiny):
         assert f"{side} side" in text
     row = chosen(found, kind="side", keeps="only", target="vertical", metric="spc").iloc[0]
     assert interval(row["value"], row["low"], row["high"]) in text
+
+
+def test_drawing_leaves_matplotlib_as_it_was_and_honours_a_theme(seeded):
+    before, numbers = dict(plt.rcParams), plt.get_fignums()
+    figure, axes = plt.subplots(1, 2)
+    returned = probe.plot_layers(seeded.table, "spc", ["vertical"], ax=axes[0])
+    assert returned is axes[0] and axes[0].lines
+    profile = seeded.profile[seeded.profile["layer"] == "blocks.3"]
+    assert probe.plot_profile(profile, "vertical", ax=axes[1]) is axes[1]
+    plt.close(figure)
+    assert dict(plt.rcParams) == before and plt.get_fignums() == numbers
+    with pytest.raises(probe.ProbeError, match="one target"):
+        probe.plot_layers(seeded.table, ax=axes[0])
+    with plt.rc_context({"axes.facecolor": "#123456"}):
+        figure = probe.plot_layers(seeded.table, targets=["vertical"])
+    plt.close(figure)
+    assert figure.axes[0].get_facecolor() == pytest.approx(plt.matplotlib.colors.to_rgba("#123456"))
+
+
+def test_the_first_plot_of_a_kernel_does_not_switch_the_inline_backend_off():
+    import nbformat
+    from nbclient import NotebookClient
+
+    cells = [
+        "import pandas as pd, probe\n"
+        "rows = dict(model='m', weights='w', variant='original', target='vertical', metric='spc',"
+        " value=[.1, .5], low=[0, .4], high=[.2, .6], chance=0., layer=['a', 'b'], depth=[1, 2])\n"
+        "probe.plot_layers(pd.DataFrame(rows))",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2]);",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    for cell in notebook.cells:
+        pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+        assert len(pictures) == 1

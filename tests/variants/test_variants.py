@@ -62,7 +62,7 @@ def under(name, model, x, seed=0):
 # ------------------------------------------------------------ names
 
 
-@given(parts=st.lists(st.sampled_from(VARIANTS), min_size=1, max_size=3))
+@given(parts=st.lists(st.sampled_from(list(VARIANTS)), min_size=1, max_size=3))
 def test_a_name_has_one_border_and_one_embedding_at_most_in_any_order(parts):
     borders = [part for part in parts if part not in REMOVALS]
     embeddings = [part for part in parts if part in REMOVALS]

@@ -21,7 +21,6 @@ from typing import Any, Unpack
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
-from tqdm.auto import tqdm
 
 from ...errors import ProbeError, ProbeWarning, one_of
 from ...files import json_bytes, write_files
@@ -236,13 +235,7 @@ def attribute(
         cautions = find_cautions(job, conditions, _SEAM)
         for message in cautions:
             warnings.warn(message, ProbeWarning, stacklevel=3)
-        with tqdm(
-            total=(job.train_images + job.test_images) * len(conditions),
-            desc=f"{backbone.name}, {network.layer.name}",
-            unit="img",
-            disable=not chosen.progress,
-            dynamic_ncols=True,
-        ) as bar:
+        with setup.bar(len(conditions), f"{backbone.name}, {network.layer.name}") as bar:
             for group in groups_that_fit(job, conditions):
                 measure(job, group, bar)
                 for condition in group:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ...errors import ProbeError
 from ...instances.study import InstanceStudy
-from ...studies import over_seeds
+from ...studies.study import over_seeds
 
 RUNGS: dict[str, tuple[bool, str]] = {
     "no border": (False, "circular"),

@@ -7,15 +7,12 @@ pixels themselves, VGG16 and ResNet152; their Table 4 about VGG16 with its paddi
 
 from __future__ import annotations
 
-import io
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
 import pandas as pd
 from torch import nn
 from tqdm.auto import tqdm
@@ -25,7 +22,7 @@ from ...backbones.catalogue import expand_models, known_model
 from ...backbones.choice import total_stride
 from ...backbones.probed import evaluating, probe_layers
 from ...errors import ProbeError, ProbeWarning, one_of
-from ...files import check_folder, json_bytes, reading, write_files
+from ...files import check_folder
 from ...machine import device_name, exact_float32, memory_explained, pick_device, versions
 from ...runner.job import CONCAT, Condition, Job
 from ...runner.options import Options, SharedGiven, takes_options
@@ -37,11 +34,10 @@ from ...stimuli.noise import Constant, GaussianNoise
 from ...stimuli.photos import Photos
 from ...stimuli.source import Stimuli
 from ...targets import TARGETS
-from ...text import interval, is_random, number_text, short_name
+from ...text import is_random
 from ...variants.run import open_variant
 from ...variants.variant import parse_variant
 from ..names import PAPERS
-from .page import page
 from .published import (
     COLUMNS,
     LEAVES,
@@ -56,125 +52,7 @@ from .published import (
     Row,
     published,
 )
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """A published table, measured.
-
-    Attributes
-    ----------
-    table : DataFrame
-        One row per number, with columns :data:`COLUMNS`: ``published`` and ``value`` with its
-        95 % interval, NaN where there is none; ``status`` begins with :data:`MEASURED`, or says
-        why there is no value.
-    provenance : dict
-        Paper, images, options, where weights came from, versions.
-    """
-
-    table: pd.DataFrame
-    provenance: dict[str, Any]
-
-    @property
-    def trained_on(self) -> str:
-        """``photographs``, or ``leaves`` where none were given."""
-        return self.provenance["trained_on"]
-
-    def summary(self) -> list[str]:
-        """Say it in sentences: what each network scores, and which rows were not measured."""
-        options, sentences = self.provenance["options"], []
-        measured = self.table["status"].str.startswith(MEASURED)
-        own = self.table["stimuli"] == self.trained_on
-        wanted = self.table[measured & own & (self.table["metric"] == "spc")]
-        wanted = wanted.drop_duplicates(["row", "target"])
-        wanted = wanted.sort_values("row", key=lambda rows: rows == PIXELS, kind="stable")
-        for (row, weights), spc in wanted.groupby(["row", "weights"], sort=False):
-            scores = []
-            for cell in spc.to_dict("records"):
-                text = f"{cell['target'].replace('_', ' ')} "
-                text += interval(cell["value"], cell["low"], cell["high"])
-                if not np.isnan(cell["published"]):
-                    text += f" (published {number_text(cell['published'], '.3f')})"
-                scores.append(text)
-            who = f"{row}, {short_name(str(weights))} weights" if weights else row
-            sentences.append(f"{who}, on {self.trained_on}: SPC {', '.join(scores)}.")
-        missing = self.missing()
-        for reason in dict.fromkeys(missing.values()):
-            rows = ", ".join(row for row, why in missing.items() if why == reason)
-            sentences.append(f"Not measured: {rows}: {reason}.")
-        if self.trained_on == LEAVES:
-            sentences.append(
-                f"Caution: readouts were trained on {options['train_images']} leaves, which carry "
-                "no position of their own, and not on photographs; the published figures are for "
-                "photographs: give a folder of them (--images FOLDER) for a like comparison."
-            )
-        return sentences
-
-    def missing(self) -> dict[str, str]:
-        """Rows without any measured value, and why."""
-        found = {}
-        for row, rows in self.table.groupby("row", sort=False):
-            reasons = rows["status"][~rows["status"].str.startswith(MEASURED)]
-            if len(reasons) == len(rows):
-                found[str(row)] = next((r for r in reasons if r != NEEDS_IMAGES), NEEDS_IMAGES)
-        return found
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``reproduction.csv`` and ``reproduction.json``, whole or not at all.
-
-        Raises
-        ------
-        ProbeError
-            If they can't be written.
-        """
-        files = {
-            "reproduction.csv": self.table.to_csv(index=False).encode(),
-            "reproduction.json": json_bytes(self.provenance),
-        }
-        write_files(Path(folder), files)
-        return Path(folder)
-
-    def to_html(self, path: str | Path) -> Path:
-        """Write a page that needs nothing else: the tables, measured beside published.
-
-        Parameters
-        ----------
-        path : str or Path
-            Its folder is made if missing.
-
-        Raises
-        ------
-        ProbeError
-            If the file can't be written.
-        """
-        path = Path(path)
-        write_files(
-            path.parent, {path.name: page(self.table, self.provenance, self.summary()).encode()}
-        )
-        return path
-
-
-def load_reproduction(folder: str | Path) -> Reproduction:
-    """Read what :meth:`Reproduction.save` wrote.
-
-    Raises
-    ------
-    ProbeError
-        If it isn't there or can't be read.
-    """
-    folder = Path(folder)
-    with reading(folder, "reproduction"):
-        provenance = json.loads((folder / "reproduction.json").read_text(encoding="utf-8"))
-        content = io.BytesIO((folder / "reproduction.csv").read_bytes())
-        table = pd.read_csv(content, dtype=_DTYPES, keep_default_na=False, na_values=_NO_NUMBER)
-        return Reproduction(table[COLUMNS], provenance)
-
-
-_NUMBERS = ("published", "value", "low", "high")
-
-_DTYPES = {column: "float64" if column in _NUMBERS else "str" for column in COLUMNS}
-
-_NO_NUMBER = {column: [""] for column in _NUMBERS}
+from .table import DTYPES, Reproduction
 
 
 @takes_options(
@@ -261,7 +139,8 @@ def reproduce(
     rows = _chosen(models)
     chosen = Options.of(options, weights=str(weights), variants="original", concat=True)
     size, seed = chosen.image_size or (224, 224), chosen.seed
-    shares = {"train_images": chosen.train_images, "test_images": chosen.test_images}
+    counts = chosen.train_images, chosen.test_images
+    shares = {"train_images": counts[0], "test_images": counts[1]}
     head = readout_spec(replace(chosen, progress=False))
     pick_device(chosen.device)
     if folder is not None:
@@ -313,7 +192,6 @@ def reproduce(
             if variant in reasons:
                 continue
             own = tested if variant == "original" else {trained_on: source}
-            counts = (chosen.train_images, chosen.test_images)
             job = Job(source, list(TARGETS), 1, 0, chosen.batch_size, seed, *counts, head)
             try:
                 measured = _measure(job, backbone, row.layers, variant, own, chosen.progress)
@@ -321,8 +199,7 @@ def reproduce(
             except ProbeError as error:
                 reasons[variant] = str(error)
         tables.append(_rows(row, str(weights), trained_on, found, reasons))
-        provenance["warnings"] = source.cautions
-        provenance |= clock.times()
+        provenance |= {"warnings": source.cautions, **clock.times()}
         if folder is not None:
             Reproduction(_beside(tables), provenance).save(folder)
     for message in source.cautions:
@@ -440,4 +317,4 @@ def _beside(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     rows = pd.concat(tables, ignore_index=True)
     rows = rows.merge(published().rename(columns={"row": "beside"}), "left", keys)
     rows = rows.sort_values("table", kind="stable", ignore_index=True)[COLUMNS]
-    return rows.astype(_DTYPES)
+    return rows.astype(DTYPES)

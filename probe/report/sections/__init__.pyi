@@ -1,1 +1,2 @@
-
+from .contents import SECTIONS as SECTIONS
+from .section import Section as Section

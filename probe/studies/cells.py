@@ -1,32 +1,26 @@
-"""Studies: many small trainings side by side, each kept as soon as it is finished."""
+"""Cells: many small trainings side by side, each kept as soon as it is finished."""
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import io
 import json
 import re
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import joblib
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from .errors import ProbeError, one_of, whole_number
-from .files import json_bytes, npz_bytes, parquet_bytes, plain, reading, write_files
-from .machine import device_name, pick_device, versions
-from .scores.intervals import bootstrap_interval
+from ..errors import whole_number
+from ..files import npz_bytes, plain, write_files
 
 Cell = Mapping[str, Any]
 """One training: its options, as plain values."""
@@ -196,202 +190,6 @@ def _plain_torch() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         torch.set_flush_denormal(flushed)
-
-
-@dataclass(frozen=True)
-class Study:
-    """Outcomes of many cells, as tables; each experiment has a class of its own.
-
-    Attributes
-    ----------
-    table : DataFrame
-        Tidy: one row per score, the options of its cell before it.
-    curves : DataFrame
-        One row per measurement on the way.
-    arrays : dict of str to ndarray
-        Maps and images, by name.
-    provenance : dict
-        Options, versions, device, start.
-    """
-
-    table: pd.DataFrame
-    curves: pd.DataFrame
-    arrays: dict[str, NDArray[Any]]
-    provenance: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls,
-        cells: Sequence[Cell],
-        outcomes: Sequence[Outcome],
-        keep: Sequence[str],
-        provenance: dict[str, Any],
-    ) -> Self:
-        """Put outcomes below one another, each with the options named in ``keep``.
-
-        Arrays are named by these options and their own name, joined by ``/``.
-        """
-        options = [{name: cell[name] for name in keep} for cell in cells]
-        pairs = list(zip(options, outcomes, strict=True))
-        table = [{**own, **row} for own, outcome in pairs for row in outcome.scores]
-        curves = [{**own, **row} for own, outcome in pairs for row in outcome.curve]
-        arrays = {
-            "/".join([*map(str, own.values()), name]): array
-            for own, outcome in pairs
-            for name, array in outcome.arrays.items()
-        }
-        return cls(pd.DataFrame(table), pd.DataFrame(curves), arrays, provenance)
-
-    def summary(self) -> list[str]:
-        """Say it in sentences."""
-        raise NotImplementedError
-
-    def page(self) -> str:
-        """Render a page that loads nothing from elsewhere."""
-        raise NotImplementedError
-
-    def to_html(self, path: str | Path) -> Path:
-        """Write a page that needs nothing else.
-
-        Raises
-        ------
-        ProbeError
-            If the file can't be written.
-        """
-        path = Path(path)
-        write_files(path.parent, {path.name: self.page().encode()})
-        return path
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``scores.csv``, ``scores.parquet``, ``curves.parquet``, ``arrays.npz`` and
-        ``study.json``.
-
-        Raises
-        ------
-        ProbeError
-            If they can't be written.
-        """
-        files = {
-            "scores.csv": self.table.to_csv(index=False).encode(),
-            "scores.parquet": parquet_bytes(self.table),
-            "curves.parquet": parquet_bytes(self.curves),
-            "arrays.npz": npz_bytes(self.arrays),
-            "study.json": json_bytes(self.provenance),
-        }
-        write_files(Path(folder), files)
-        return Path(folder)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        ProbeError
-            If it isn't there or can't be read.
-        """
-        folder = Path(folder)
-        with reading(folder, "study"):
-            provenance = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-            table = pd.read_parquet(folder / "scores.parquet")
-            curves = pd.read_parquet(folder / "curves.parquet")
-            with np.load(folder / "arrays.npz", allow_pickle=False) as kept:
-                arrays = {name: kept[name] for name in kept.files}
-            return cls(table, curves, arrays, provenance)
-
-
-def chosen(names: str | Sequence[str], known: Iterable[str], what: str) -> list[str]:
-    """Return one or several names as a list, each once and known.
-
-    Raises
-    ------
-    ProbeError
-        If one is not known, or there is none; ``what`` names them.
-    """
-    listed = [names] if isinstance(names, str) else list(names)
-    if not listed:
-        raise ProbeError(f"{what}: expected at least one of {', '.join(known)}")
-    return [one_of(name, known, what) for name in dict.fromkeys(listed)]
-
-
-def train_cells(
-    cells: Sequence[Cell],
-    train: Callable[..., Outcome],
-    *,
-    quick: bool,
-    options: Mapping[str, Any],
-    device: str,
-    workers: int | None,
-    progress: bool,
-    folder: str | Path | None,
-    description: str,
-    **about: Any,
-) -> tuple[list[Outcome], dict[str, Any]]:
-    """Train the cells of an experiment; return outcomes and provenance.
-
-    Parameters
-    ----------
-    cells, workers, progress, folder, description
-        As for :func:`run_cells`.
-    train : callable
-        Takes a cell, and where as ``device``.
-    quick, options, about
-        For the provenance.
-    device : str
-        ``auto``: CUDA where there is one, else the CPU.
-    """
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    where = pick_device(device)
-    environment = {"device": device_name(where, threads=1), "versions": versions()}
-    workers = pick_workers(workers, where)
-    outcomes = run_cells(
-        cells,
-        partial(train, device=where),
-        folder,
-        environment=environment,
-        workers=workers,
-        description=description,
-        progress=progress,
-    )
-    provenance = {
-        "profile": "quick" if quick else "full",
-        "options": dict(options),
-        **about,
-        **environment,
-        "workers": workers,
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - clock, 1),
-        "training_seconds": round(sum(outcome.seconds for outcome in outcomes), 1),
-    }
-    return outcomes, provenance
-
-
-def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
-    """Mean over seeds with its 95 % interval, the least and the largest.
-
-    Parameters
-    ----------
-    table : DataFrame
-        With a column ``seed``.
-    by : sequence of str
-        Columns that tell apart what is averaged.
-    value : str
-        The column to average.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``by``, ``value`` with ``low`` and ``high`` (see
-        :func:`probe.scores.bootstrap_interval`), ``least``, ``most`` and ``seeds``.
-    """
-    rows = []
-    for key, group in table.groupby(list(by), sort=False, dropna=False):
-        values = group[value].to_numpy(float)
-        low, high = (float(b[0]) for b in bootstrap_interval(values[:, None]))
-        named = dict(zip(by, key, strict=True))
-        extremes = {"least": values.min(), "most": values.max(), "seeds": len(values)}
-        rows.append({**named, "value": values.mean(), "low": low, "high": high, **extremes})
-    return pd.DataFrame(rows, columns=[*by, *("value", "low", "high", "least", "most", "seeds")])
 
 
 def _file_name(cell: Cell) -> str:

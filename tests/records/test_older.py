@@ -1,0 +1,54 @@
+"""Folders that 0.4.0 saved: read with everything in them, and shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import probe
+from probe.report import page
+
+SAVED = Path(__file__).parent.parent / "data" / "0.4.0"
+EXPECTED = json.loads((SAVED / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def older():
+    return probe.load(SAVED / "resnet10t")
+
+
+def test_it_says_what_it_said(older):
+    assert older.provenance["versions"]["position-probe"] == "0.4.0"
+    assert older.verdict() == EXPECTED["verdict"]
+    assert older.command() == EXPECTED["command"]
+    assert len(older.table) == EXPECTED["rows"]
+    rows = older.table.query("metric == 'spc' and layer == 'layer2' and target == 'vertical'")
+    assert rows.query("variant == 'original'")["value"].iloc[0] == EXPECTED["spc"]
+    assert older.pattern["random", "original", "layer2"].snr == EXPECTED["snr"]
+
+
+def test_what_lies_beside_it_is_read(older):
+    assert len(older.attribution) == EXPECTED["attribution"]
+    assert older.calibration.summary() == EXPECTED["calibration"]
+    assert len(older.planted) == EXPECTED["planted"]
+
+
+def test_it_is_drawn_and_saved_again(older, tmp_path):
+    text = page(older)
+    for anchor in (
+        "depth",
+        "padding",
+        "maps",
+        "reach",
+        "pattern",
+        "who",
+        "controls",
+        "certificate",
+    ):
+        assert f'<h2 id="{anchor}">' in text
+        assert f'<a href="#{anchor}">' in text
+    again = probe.load(older.save(tmp_path / "again"))
+    assert again.table.equals(older.table)
+    assert again.verdict() == older.verdict()
