@@ -39,8 +39,17 @@ SMALLER = {
     "vit_small_patch14_dinov2": "test_vit",
 }
 SHORTER = {
-    "coordconv": ("--seeds", "1", "--epochs", "0.004", "--workers", "1"),
-    "instances": ("--seeds", "1", "--steps", "2", "--workers", "1"),
+    "run": ("--targets", "vertical"),
+    "calibrate": ("--no-planted",),
+    "reproduce": ("test_resnet",),
+    "coordconv": (
+        *("--seeds", "1", "--epochs", "0.004", "--workers", "1"),
+        *("--tasks", "regression", "--splits", "uniform"),
+    ),
+    "instances": (
+        *("--seeds", "1", "--steps", "2", "--workers", "1"),
+        *("--scenes", "twins", "--tasks", "instance", "--borders", "zeros"),
+    ),
 }
 
 
@@ -82,4 +91,4 @@ def test_command_lines_run_as_printed(line):
         assert word not in SMALLER or expand_models([word])
     words = [word.replace("~", str(Path.home())) for word in words]
     done = CliRunner().invoke(app, [*words, *SHORTER.get(words[0], ())])
-    assert done.exit_code == (1 if words[0] == "certify" else 0), done.output + repr(done.exception)
+    assert done.exit_code == 0, done.output + repr(done.exception)

@@ -12,7 +12,9 @@ from probe.backbones.layer import Layer
 from probe.targets import layer_targets, target_map
 
 
-@given(name=st.sampled_from(list(probe.TARGETS)), height=st.integers(2, 60), width=st.integers(2, 60))
+@given(
+    name=st.sampled_from(list(probe.TARGETS)), height=st.integers(2, 60), width=st.integers(2, 60)
+)
 def test_targets_span_zero_to_one(name, height, width):
     values = target_map(name, height, width)
     assert values.shape == (height, width)

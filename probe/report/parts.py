@@ -55,6 +55,7 @@ def svg(figure: Figure, name: str, label: str) -> Markup:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'\b(?:d|x|y)="[^"]*"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), text)
     text = re.sub(r'(?<=\sid=")(?=[^"]+")', f"{name}-", text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     widest = round(1.4 * 72 * figure.get_figwidth())  # pixels, for text no larger than the page's

@@ -297,10 +297,10 @@ def test_the_index_covers_every_run_and_names_what_it_cannot_read(tiny, tiny_opt
 
 
 def test_the_example_in_the_repository_is_a_real_run_of_this_version():
-    folder = Path(__file__).parent.parent.parent / "reports" / "tf_efficientnet_lite0"
-    example = probe.load(folder)
-    assert example.provenance["versions"]["position-probe"] == probe.__version__
-    assert example.provenance["options"]["train_images"] == 256
-    assert (folder / "report.html").exists()
-    lite = next(b for b in example.provenance["backbones"] if b["weights"] == "pretrained")
-    assert lite["sha256"] == probe.load_backbone("tf_efficientnet_lite0").sha256
+    reports = Path(__file__).parent.parent.parent / "reports"
+    page = (reports / "tf_efficientnet_lite0" / "report.html").read_text()
+    assert f"position-probe {probe.__version__}" in page
+    assert "256 train and 64 test images" in page
+    assert probe.load_backbone("tf_efficientnet_lite0").sha256 in page
+    size = sum(path.stat().st_size for path in reports.rglob("*") if path.is_file())
+    assert size < 3_000_000
