@@ -23,7 +23,7 @@ from .report.figures.profile import plot_profile
 from .report.page import fragment, page
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result(Record):
     """What a run found out about one backbone; see :class:`~probe.records.Record` for its data."""
 

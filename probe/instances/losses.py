@@ -43,6 +43,7 @@ def discriminative_loss(
     delta_dist: float = 1.5,
     norm: float = 2,
     weights: Sequence[float] = (1, 1, 0.001),
+    ignore_index: int | None = 255,
 ) -> Tensor:
     r"""Weighted sum of the :func:`discriminative_terms`, averaged over images.
 
@@ -53,8 +54,8 @@ def discriminative_loss(
     embedding : Tensor, shape (B, D, H, W)
         Of every pixel.
     labels : Tensor of integers, shape (B, H, W)
-        0 is background, every other value of an image an instance.
-    delta_var, delta_dist, norm
+        0 is background, every other value of an image an instance, but for ``ignore_index``.
+    delta_var, delta_dist, norm, ignore_index
         See :func:`discriminative_terms`.
     weights : sequence of three float
         α, β and γ.
@@ -77,7 +78,7 @@ def discriminative_loss(
         raise ProbeError(
             f"weights: expected three, of variance, distance and regularisation, got {len(weights)}"
         )
-    terms = discriminative_terms(embedding, labels, delta_var, delta_dist, norm)
+    terms = discriminative_terms(embedding, labels, delta_var, delta_dist, norm, ignore_index)
     weighted = [weight * term for weight, term in zip(weights, terms, strict=True)]
     return torch.as_tensor(sum(weighted)).mean()
 
@@ -88,6 +89,7 @@ def discriminative_terms(
     delta_var: float = 0.5,
     delta_dist: float = 1.5,
     norm: float = 2,
+    ignore_index: int | None = 255,
 ) -> Terms:
     r"""Compute the three terms of the discriminative loss for each image.
 
@@ -118,6 +120,8 @@ def discriminative_terms(
         than to another.
     norm : float
         Order of the norm: 1, 2 or ``math.inf``.
+    ignore_index : int, optional
+        Label of pixels that count as background, as VOC and Cityscapes mark void; None for none.
 
     Returns
     -------
@@ -146,7 +150,10 @@ def discriminative_terms(
     x = embedding.flatten(2)
     if x.dtype.itemsize < 4:
         x = x.float()
-    member, pixels = _members(labels.flatten(1).long())
+    numbers = labels.flatten(1).long()
+    if ignore_index is not None:
+        numbers = numbers.masked_fill(numbers == ignore_index, 0)
+    member, pixels = _members(numbers)
     x, member = _foreground(x, member, pixels.sum(1))
 
     present = (pixels > 0).to(x.dtype)

@@ -44,7 +44,7 @@ PatternKey = tuple[str, str, str]
 """Weights, variant and layer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Record:
     """What a run found out about one backbone, as plain data.
 
@@ -92,6 +92,12 @@ class Record:
     attribution: pd.DataFrame | None = None
     calibration: Calibration | None = None
     planted: pd.DataFrame | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} of {self.model}: {len(self.layers)} layers, "
+            f"{len(self.conditions)} conditions, {len(self.targets)} targets>"
+        )
 
     @property
     def model(self) -> str:

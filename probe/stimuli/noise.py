@@ -87,6 +87,13 @@ class Constant(Stimuli):
         self.name = name
         self._level = 255 if name == "white" else 0
 
+    @property
+    def cautions(self) -> list[str]:
+        return [
+            f"all images are the same ({self.name}): what readouts were fitted on is what they are "
+            "tested on, so that the scores are no test of anything else"
+        ]
+
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         canvas[...] = self._level
 

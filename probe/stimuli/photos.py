@@ -9,12 +9,26 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ..errors import ProbeError
 from .source import SPLITS, Stimuli
 
-_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+_FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".gif": "GIF",
+    ".ppm": "PPM",
+}
+"""Formats by suffix. No file is opened as another one: PostScript would start a program."""
+
+_MOST_PIXELS = 2**28
+"""Pixels of the largest photograph that is opened, a gigabyte in memory."""
 
 
 class Photos(Stimuli):
@@ -66,6 +80,7 @@ class Photos(Stimuli):
         super().__init__(image_size, seed)
         self.margin = margin
         self._enlarged: set[Path] = set()
+        self._transparent: set[Path] = set()
         self.folder = Path(folder).expanduser()
         self.name = str(folder)
         try:
@@ -74,18 +89,18 @@ class Photos(Stimuli):
             missing = True
         if missing:
             raise ProbeError(f"no folder of photographs at {str(folder)!r}")
-        found = sorted(
-            p for p in self.folder.rglob("*") if p.suffix.lower() in _PHOTO_SUFFIXES and p.is_file()
+        files = sorted(
+            p for p in self.folder.rglob("*") if p.suffix.lower() in _FORMATS and p.is_file()
         )
-        if not found:
+        if not files:
             raise ProbeError(
                 f"the folder {str(folder)!r} holds no photographs; "
-                f"expected files ending in {', '.join(_PHOTO_SUFFIXES)}"
+                f"expected files ending in {', '.join(_FORMATS)}"
             )
-        readable = [p for p in found if self._identified(p)]
+        readable = [p for p in files if self._identified(p)]
         if not readable:
             raise ProbeError(
-                f"none of the {len(found)} image files in {str(folder)!r} can be read, "
+                f"none of the {len(files)} image files in {str(folder)!r} can be read, "
                 f"for example {self.skipped[0]}"
             )
         order = np.random.Generator(np.random.Philox(key=[seed % 2**64, 2**63]))
@@ -102,21 +117,28 @@ class Photos(Stimuli):
 
     @property
     def cautions(self) -> list[str]:
-        found = []
+        sentences = []
         if self._files["train"] == self._files["test"]:
-            found.append(f"{self.name} holds one photograph: train and test images are crops of it")
+            sentences.append(
+                f"{self.name} holds one photograph: train and test images are crops of it"
+            )
         if self.margin and self._enlarged:
-            found.append(
+            sentences.append(
                 f"{len(self._enlarged)} photographs in {self.name} are smaller than images with "
                 f"their margin of {self.margin} pixels and were enlarged"
             )
+        if self._transparent:
+            sentences.append(
+                f"{len(self._transparent)} pictures in {self.name} are transparent in places, "
+                "which show the mean colour of the rest"
+            )
         if self.skipped:
             names = ", ".join(self.skipped[:5]) + (", …" if len(self.skipped) > 5 else "")
-            found.append(
+            sentences.append(
                 f"files in {self.name} that could not be read were skipped "
                 f"({len(self.skipped)}): {names}"
             )
-        return found
+        return sentences
 
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         for _, path in self._from(split, index):
@@ -154,19 +176,29 @@ class Photos(Stimuli):
 
     def _identified(self, path: Path) -> bool:
         try:
-            with Image.open(path):
+            with self._open(path):
                 return True
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+        except Exception:  # decoders raise whatever bytes ask for
             self._skip(path)
             return False
+
+    def _open(self, path: Path) -> Image.Image:
+        file = Image.open(path, formats=sorted(set(_FORMATS.values())))
+        if file.width * file.height > _MOST_PIXELS:
+            raise ValueError(f"more than {_MOST_PIXELS:,} pixels")
+        return file
 
     def _decode(self, path: Path) -> Image.Image | None:
         height, width = (side + 2 * self.margin for side in self.image_size)
         try:
-            with Image.open(path) as file:
+            with self._open(path) as file:
                 file.draft("RGB", (2 * width, 2 * height))
-                photo = _eight_bit(ImageOps.exif_transpose(file)).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                photo = _eight_bit(ImageOps.exif_transpose(file))
+                if "A" in photo.getbands() or "transparency" in photo.info:
+                    self._transparent.add(path)
+                    photo = _opaque(photo.convert("RGBA"))
+                photo = photo.convert("RGB")
+        except Exception:  # as above; what it is is the same to the reader
             self._skip(path)
             return None
         excess = min(photo.width / (2 * width), photo.height / (2 * height))
@@ -182,6 +214,15 @@ class Photos(Stimuli):
 
     def _named(self, path: Path) -> str:
         return str(path.relative_to(self.folder))
+
+
+def _opaque(photo: Image.Image) -> Image.Image:
+    """Lay a picture on its mean colour: what lies under its alpha was never to be seen."""
+    pixels = np.asarray(photo, np.float64)
+    weight = pixels[..., 3:].sum()
+    mean = (pixels[..., :3] * pixels[..., 3:]).sum((0, 1)) / weight if weight else np.full(3, 128.0)
+    ground = Image.new("RGBA", photo.size, (*(int(v) for v in mean.round()), 255))
+    return Image.alpha_composite(ground, photo)
 
 
 def _eight_bit(photo: Image.Image) -> Image.Image:

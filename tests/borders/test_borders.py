@@ -980,8 +980,6 @@ def stack() -> Stack:
         ),
         ("blocks", lambda path: path != ""),
         ("", lambda path: path == ""),
-        ("nothing", lambda path: False),
-        ([], lambda path: False),
         (lambda call: call == "blocks.3.1", lambda path: path == "blocks.3.1"),
         (lambda call: call.kernel == (3, 3), lambda path: path.endswith(".0")),
         (lambda call: call.pad == (2, 2, 2, 2), lambda path: path.endswith(".1")),
@@ -1334,3 +1332,17 @@ def test_what_inference_mode_cached_does_not_break_gradients():
     with probe.padding("circular"):
         conv(x.requires_grad_()).sum().backward()
     assert x.grad.shape == x.shape
+
+
+def test_patterns_that_match_no_padded_call_are_an_error():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
+    image = torch.zeros(1, 3, 8, 8)
+    with (
+        pytest.raises(probe.ProbeError, match=r"no padded call .*'3'.*: 0, 1"),
+        torch.no_grad(),
+        probe.padding("circular", where="3"),
+    ):
+        network(image)
+    with torch.no_grad(), probe.padding("circular", where="1") as mode:
+        network(image)
+    assert list(mode.rewritten["module"]) == ["1"]

@@ -145,3 +145,14 @@ def test_what_does_not_fit_is_said(change, message):
     given = {"embedding": torch.zeros(2, 3, 4, 5), "labels": torch.ones(2, 4, 5, dtype=torch.long)}
     with pytest.raises(probe.ProbeError, match=message):
         discriminative_loss(**{**given, **change})
+
+
+def test_void_pixels_are_no_object():
+    embedding = torch.randn(1, 4, 6, 6)
+    labels = torch.zeros(1, 6, 6, dtype=torch.long)
+    labels[:, :2], labels[:, 2:4] = 1, 2
+    void = labels.clone()
+    void[:, 4:] = 255
+    assert discriminative_loss(embedding, void) == discriminative_loss(embedding, labels)
+    counted = discriminative_loss(embedding, void, ignore_index=None)
+    assert counted != discriminative_loss(embedding, labels)

@@ -304,3 +304,9 @@ def test_the_example_in_the_repository_is_a_real_run_of_this_version():
     assert probe.load_backbone("tf_efficientnet_lite0").sha256 in page
     size = sum(path.stat().st_size for path in reports.rglob("*") if path.is_file())
     assert size < 3_000_000
+
+
+def test_a_result_is_one_line_and_equal_to_itself_alone(result, tmp_path):
+    assert len(repr(result)) < 100 and "tf_efficientnet_lite0" in repr(result)
+    assert result == result
+    assert result != probe.load(result.save(tmp_path / "copy"))

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import probe
+from probe.errors import ProbeError
 from probe.stimuli.leaves import Leaves, _paint
 from probe.stimuli.opening import STIMULI, open_stimuli
+from probe.stimuli.photos import Photos
 from probe.stimuli.scenes import antithetic_batch, scenes
 
 
@@ -178,3 +180,24 @@ def test_what_is_no_source_is_explained(tmp_path):
         open_stimuli("./" + "x" * 300, (8, 8))
     with pytest.raises(probe.ProbeError, match="8 × 8"):
         open_stimuli(torch.rand(400, 3, 9, 9), (8, 8))
+
+
+def test_no_file_is_opened_as_another_format(tmp_path):
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n%%EOF\n"
+    (tmp_path / "holiday.jpg").write_bytes(script)
+    with pytest.raises(ProbeError, match="none of the 1 image files"):
+        Photos(tmp_path, (32, 32))
+    Image.new("RGB", (64, 64), (10, 200, 30)).save(tmp_path / "fine.png")
+    assert Photos(tmp_path, (32, 32)).skipped == ["holiday.jpg"]
+
+
+def test_what_lies_under_transparency_is_not_shown(tmp_path):
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[:, :32] = (200, 100, 50, 255)
+    pixels[:, 32:] = (255, 255, 255, 0)  # white that nobody should see
+    Image.fromarray(pixels).save(tmp_path / "half.png")
+    photos = Photos(tmp_path, (32, 32))
+    batch = photos.batch("train", 0, 4)
+    wanted = torch.tensor([200, 100, 50]).view(1, 3, 1, 1) / 255
+    assert float((batch - wanted).abs().max()) < 0.01
+    assert any("transparent" in caution for caution in photos.cautions)
