@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..certificates.certificate import Certificate
 from ..certificates.prepare import prepare
 from ..errors import ProbeWarning
-from ..records.record import COLUMNS, PROFILE_COLUMNS, MapKey, PatternKey
+from ..records.record import COLUMNS, PROFILE_COLUMNS, SCORE_KEYS, MapKey, PatternKey
 from ..results import Result
 from ..runner.job import Condition, Job, check_room, groups_that_fit
 from ..runner.options import Options, OptionsGiven, takes_options
@@ -25,6 +25,7 @@ from ..runner.rows import (
     find_patterns,
     mean_maps,
     profile_tables,
+    simultaneous_rows,
 )
 from ..runner.setup import Opened, opened, weights_record
 from ..scores.patterns import Pattern
@@ -106,7 +107,8 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
     }
     tables, profiles, maps, patterns = measured
     common = {"model": setup.first.name, "stimuli": setup.stimuli.name, "readout": job.head.label}
-    table = joined(tables, **common)[COLUMNS]
+    table = joined(tables, **common)
+    table = table.merge(simultaneous_rows(job, conditions), "left", SCORE_KEYS)[COLUMNS]
     profile = pd.DataFrame(columns=PROFILE_COLUMNS)
     if profiles:
         profile = joined(profiles, **common)[PROFILE_COLUMNS]

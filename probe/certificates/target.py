@@ -113,11 +113,16 @@ class CertificationTarget:
                 first_break=found.first_break,
                 contact=touch,
                 margin=seen.margin,
-            )
+            ),
+            found.before,
         )
 
-    def _judge(self, measured: Certificate) -> Certificate:
-        """Say whether what was measured passes, and why."""
+    def _judge(self, measured: Certificate, before: Sequence[str]) -> Certificate:
+        """Say whether what was measured passes, and why.
+
+        ``before`` are the modules that had run when equivariance broke: what comes later is no
+        cause.
+        """
         passed, first = measured.residual <= measured.threshold, None
         reason = "every layer that was looked at is translation equivariant"
         if math.isnan(measured.residual):
@@ -126,8 +131,8 @@ class CertificationTarget:
             broken = (n for n, r in measured.layers.items() if not r <= measured.threshold)
             first = measured.first_break or next(broken)
             reason = f"position enters at or before {first}"
-            if measured.sources:
-                reason += f": {kinds(measured.sources)}"
+            if causes := _causes(measured.sources, before, first, self._whole):
+                reason += f": {kinds(causes)}"
         elif beside_padding(measured.sources):
             passed = False
             reason = (
@@ -163,6 +168,11 @@ class CertificationTarget:
                 return again
         return self._measure(seen, shift, threshold)
 
+    @property
+    def _whole(self) -> str:
+        """What sources of no module of its own are said to lie in."""
+        return type(self.backbone.model).__name__
+
     def _pads(self) -> bool:
         return bool((self.inventory["kind"] == PADDING).any())
 
@@ -173,8 +183,9 @@ class CertificationTarget:
             table = table[table["kind"] != PADDING]
         if variant.embedding == "no_pos_embed":
             table = table[table["kind"] != EMBEDDING]
-        whole = type(self.backbone.model).__name__
-        named = [f"{k}: {m or whole}" for k, m in zip(table["kind"], table["module"], strict=True)]
+        named = [
+            f"{k}: {m or self._whole}" for k, m in zip(table["kind"], table["module"], strict=True)
+        ]
         return tuple(dict.fromkeys(named))
 
     # ------------------------------------------------------------ measuring
@@ -198,6 +209,7 @@ class CertificationTarget:
             residuals[layer.name] = _residual(features, shift, layer, before)
 
         broken: list[str] = []
+        ran: list[str] = []
         with ExitStack() as stack:
             if watch is not None and seen.variant.torus:
                 names = [
@@ -205,7 +217,7 @@ class CertificationTarget:
                     for name, module in self.backbone.model.named_modules()
                     if name and not isinstance(module, torch.jit.ScriptModule)  # takes no hooks
                 ]
-                look = partial(self._look, seen, shift, watch, broken)
+                look = partial(self._look, seen, shift, watch, broken, ran)
                 stack.enter_context(hooked(self.backbone.model, names, look))
             out = seen.run(self.backbone, self._pair(seen, shift), compare, seed=self.seed)
         if isinstance(out, Tensor) and seen.variant.torus and not seen.margin:
@@ -216,7 +228,7 @@ class CertificationTarget:
         ordered = {layer.name: residuals[layer.name] for layer in seen.layers} | residuals
         values = list(ordered.values())
         residual = math.nan if any(map(math.isnan, values)) else max(values)
-        return _Measurement(residual, ordered, shift, next(iter(broken), None))
+        return _Measurement(residual, ordered, shift, next(iter(broken), None), tuple(ran))
 
     def _look(
         self,
@@ -224,10 +236,13 @@ class CertificationTarget:
         shift: tuple[int, int],
         threshold: float,
         broken: list[str],
+        ran: list[str],
         name: str,
         output: Any,
     ) -> None:
         """Note a module if it is the first whose output does not move with the image."""
+        if not broken:
+            ran.append(name)
         tensor = first_tensor(output, 2)
         if broken or tensor is None or not tensor.is_floating_point():
             return
@@ -257,6 +272,19 @@ class _Measurement:
     layers: Mapping[str, float]
     shift: tuple[int, int]
     first_break: str | None = None
+    before: tuple[str, ...] = ()
+
+
+def _causes(sources: Sequence[str], before: Sequence[str], first: str, whole: str) -> list[str]:
+    """Which sources can have broken equivariance at the output of module ``first``.
+
+    Those of modules that had run by then, of ``first``, of what it is part of, and of the whole
+    network; all where the order of execution was not seen.
+    """
+    possible = {*before, first, whole}
+    possible.update(first[:end] for end, letter in enumerate(first) if letter == ".")
+    causes = [source for source in sources if source.partition(": ")[2] in possible]
+    return causes if before and causes else list(sources)
 
 
 @contextmanager

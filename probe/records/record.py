@@ -25,8 +25,15 @@ COLUMNS = [
     *("metric", "value", "low", "high", "chance"),
     *("difference", "difference_low", "difference_high"),
     *("padding_share", "padding_share_low", "padding_share_high"),
+    *("simultaneous_low", "simultaneous_high"),
 ]
 """Columns of a result's table."""
+
+SCORE_KEYS = ["weights", "variant", "layer", "target", "metric"]
+"""Columns that tell the rows of a table apart."""
+
+SIMULTANEOUS = ("simultaneous_low", "simultaneous_high")
+"""Bounds that hold for all layers and targets of a metric at once."""
 
 PROFILE_COLUMNS = [
     *("model", "weights", "variant", "stimuli", "readout", "layer", "depth", "target"),
@@ -58,7 +65,10 @@ class Record:
         mean over test images, ``low`` and ``high`` bound its 95 % bootstrap interval, ``chance`` is
         what knows nothing of position. ``difference`` is the value of the network as trained less
         this one, paired over images; ``padding_share`` what part that is of what the network as
-        trained has beyond chance, see :func:`probe.scores.score_rows`. ``depth`` counts the probed
+        trained has beyond chance, see :func:`probe.scores.score_rows`. ``simultaneous_low`` and
+        ``simultaneous_high`` bound all rows of one metric, variant and kind of weights at once, see
+        :func:`probe.scores.simultaneous_interval`: take them when picking the best of many.
+        ``depth`` counts the probed
         layers in order of execution; the layer ``input``, of depth 0, is the pixels themselves.
     maps : dict
         Mean predicted map over test images, float32 of shape (h, w) with at most 28 places each

@@ -1,18 +1,26 @@
-"""What a record says in words: the strongest first, cautions after."""
+"""What a record says in words: the strongest first, cautions after.
+
+A sentence that picks the best of many scores quotes the interval that holds for all of them at
+once, and says of how many.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pandas as pd
+from scipy import stats
 
-from ..certificates.certificate import Certificate
+from ..certificates.certificate import Certificate, kinds
+from ..scores.tables import within_range
 from ..targets import knowledge
-from ..text import families, interval, percent, short_name, signed
+from ..text import families, interval, is_random, percent, short_name, signed
+from ..variants.follower import PADDING
 from ..variants.variant import parse_variant
-from .record import Record
+from .record import SIMULTANEOUS, Record
 
 KNOWS = 0.5
 """SPC from which the verdict says that a layer knows a target."""
@@ -20,177 +28,294 @@ KNOWS = 0.5
 LOCATES = 0.75
 """Part of the localisation error of chance below which the verdict quotes a layer's."""
 
-_SPC_COLUMNS = [
-    *("value", "low", "high", "difference", "difference_low", "difference_high", "padding_share"),
-]
+_VALUE = ["value", "low", "high"]
+_AT_ONCE = ["value", *SIMULTANEOUS]
+_DIFFERENCE = ["difference", "difference_low", "difference_high"]
 
 
-def _spc(record: Record) -> pd.DataFrame:
-    rows = record.table[record.table["metric"] == "spc"]
-    columns = ["weights", "variant", "layer", "target"]
-    return rows.set_index(columns)[_SPC_COLUMNS].sort_index()
+@dataclass(frozen=True)
+class _Facts:
+    """What the sentences are made from."""
+
+    record: Record
+    table: pd.DataFrame
+    spc: pd.DataFrame
+    layers: list[str]
+    variants: list[str]
+    groups: Mapping[str, Sequence[str]]
+    reference: str
+    pads: bool
+    untested: str
+
+    @property
+    def removal(self) -> str | None:
+        """The variant to compare with: of those without padding the cleanest on these stimuli."""
+        others = [v for v in self.variants if v != self.reference]
+        if not self.pads:
+            return next((v for v in others if parse_variant(v).embedding), None)
+        return min(others, key=self._doubts, default=None)
+
+    def _doubts(self, variant: str) -> tuple[Any, ...]:
+        """Sort key: removes no padding; leaves or makes landmarks; isn't proven; alters more."""
+        parsed, stimuli = parse_variant(variant), self.record.provenance["stimuli"]
+        certificates = [c for (_, v), c in self.record.certificates.items() if v == variant]
+        seam = parsed.rule == "circular" and not stimuli["tileable"]
+        reached = any(c.contact for c in certificates)
+        order = ("circular", "canvas", "valid")
+        plain = order.index(variant) if variant in order else len(order)
+        proven = all(c.passed for c in certificates)
+        return (
+            not parsed.removes_padding,
+            seam or reached,
+            bool(parsed.embedding),
+            not proven,
+            plain,
+        )
 
 
 def verdict_of(record: Record) -> list[str]:
-    spc = _spc(record)
-    layers = [layer for layer in record.layers if layer != "input"]
-    variants = list(dict.fromkeys(v for _, v in record.conditions))
-    groups = families(w for w, _ in record.conditions)
-    reference = "original" if "original" in variants else variants[0]
-    first = ("circular", "canvas", "valid", *variants)
-    removal = next((v for v in first if v in variants and v != reference), None)
+    """Say what a record shows, one sentence after another."""
+    facts = _facts(record)
     sentences: list[str] = []
-    for group, members in groups.items():
-        sentences += _knowledge(record, spc, group, members, layers, reference, removal, groups)
-    sentences += _pixels(record, spc, reference)
-    if removal is not None:
-        for members in groups.values():
-            sentences.append(_removal(record, spc, members, layers, removal, groups))
-
-    for v in variants:
-        for group, members in groups.items() if not v == reference == "original" else ():
-            found = {w: record.certificates[w, v] for w in members if (w, v) in record.certificates}
-            sentences += _certified(v, group, found)
-    sentences += _random_beats_trained(spc, groups, layers, record.targets, reference)
+    if facts.untested:
+        sentences.append(
+            f"These scores have no test: {facts.untested}. They say what a readout can be fitted "
+            "to, not what a layer knows on other images."
+        )
+    for group, members in facts.groups.items():
+        sentences += _knowledge(facts, group, members)
+    if not facts.pads:
+        sentences.append(_unpadded(facts))
+    sentences += _pixels(facts)
+    if facts.removal is not None and not facts.untested:
+        sentences += [_removal(facts, members) for members in facts.groups.values()]
+    for v in facts.variants:
+        for group, members in (
+            facts.groups.items() if not v == facts.reference == "original" else ()
+        ):
+            certificates = record.certificates
+            of_group = {w: certificates[w, v] for w in members if (w, v) in certificates}
+            sentences += _certified(v, group, of_group)
+    if not facts.untested:
+        sentences += _random_beats_trained(facts)
     return sentences
 
 
-def _knowledge(
-    record: Record,
-    spc: pd.DataFrame,
-    group: str,
-    members: Sequence[str],
-    layers: Sequence[str],
-    reference: str,
-    removal: str | None,
-    groups: Mapping[str, Sequence[str]],
-) -> Iterator[str]:
-    """What the layers know, best first, and how much of it goes with padding."""
-    mine = spc.loc[(list(members), [reference], list(layers)), :]
-    key: Any = mine["value"].idxmax()
-    w, _, layer, target = key
-    best = mine.loc[key]
-    # Of many intervals about 0 some exclude it by chance; a certificate does not.
-    certified = record.certificates[(w, reference)].passed
-    named = f"{short_name(w)} weights"
+def _facts(record: Record) -> _Facts:
+    table = _with_simultaneous(record.table)
+    rows = table[table["metric"] == "spc"]
+    columns = ["weights", "variant", "layer", "target"]
+    variants = list(dict.fromkeys(v for _, v in record.conditions))
+    reference = "original" if "original" in variants else variants[0]
+    sources = [c.sources for (_, v), c in record.certificates.items() if v == reference]
+    return _Facts(
+        record,
+        table,
+        rows.set_index(columns)[
+            [*_AT_ONCE, *_VALUE[1:], *_DIFFERENCE, "padding_share"]
+        ].sort_index(),
+        [layer for layer in record.layers if layer != "input"],
+        variants,
+        families(w for w, _ in record.conditions),
+        reference,
+        reference != "original" or any(s.startswith(f"{PADDING}:") for of in sources for s in of),
+        record.provenance["stimuli"].get("untested", ""),
+    )
+
+
+def _with_simultaneous(table: pd.DataFrame) -> pd.DataFrame:
+    """Fill in what results of version 0.4 lack: their intervals, widened as Šidák has it."""
+    absent = table[SIMULTANEOUS[0]].isna() & table["low"].notna()
+    if not absent.any():
+        return table
+    kind = table["weights"].map(lambda w: "random" if is_random(w) else w)
+    keys = [kind, table["variant"], table["metric"], table["layer"] == "input"]
+    count = table.groupby(keys)["value"].transform("size")
+    wider = stats.norm.ppf((1 + 0.95 ** (1 / count)) / 2) / stats.norm.ppf(0.975)
+    filled = table.copy()
+    low, high = (
+        (table["value"] + (table[b] - table["value"]) * wider).to_numpy(float)
+        for b in ("low", "high")
+    )
+    bounds = within_range(list(table["metric"]), low, high)
+    for column, bound in zip(SIMULTANEOUS, bounds, strict=True):
+        filled[column] = table[column].where(~absent, bound)
+    return filled
+
+
+def _whose(facts: _Facts, group: str, members: Sequence[str], w: str) -> str:
     if len(members) > 1:
-        named = f"{short_name(group)} weights, the best of {len(members)} seeds"
-    who = f"{layer} ({named})" if len(groups) > 1 else layer
-    score = interval(*best[["value", "low", "high"]])
-    shown = math.isnan(best["low"]) or best["low"] > 0
+        return f"{short_name(group)} weights, the best of {len(members)} seeds"
+    return f"{short_name(w)} weights"
+
+
+def _best_of(count: int, low: float) -> str:
+    """How a score was picked, and what its interval is."""
+    if math.isnan(low):
+        return f" (best of {count}; one scene gives no interval)"
+    return f" (best of {count}, its interval corrected for the choice)" if count > 1 else ""
+
+
+def _knowledge(facts: _Facts, group: str, members: Sequence[str]) -> Iterator[str]:
+    """What the layers know, best first, and how much of it goes with the variant."""
+    rows = facts.spc.loc[(list(members), [facts.reference], facts.layers), :]
+    key: Any = rows["value"].idxmax()
+    w, _, layer, target = key
+    best = rows.loc[key]
+    certified = facts.record.certificates[(w, facts.reference)].passed
+    whose = _whose(facts, group, members, w)
+    who = f"{layer} ({whose})" if len(facts.groups) > 1 else layer
+    score = interval(*best[_AT_ONCE]) + _best_of(len(rows), best["low"])
+    shown = best["simultaneous_low"] > 0 or (math.isnan(best["low"]) and best["value"] >= KNOWS)
     if certified:
         text = (
-            f"No layer knows its position under {short_name(group)} weights, {reference}: the "
-            f"network is translation equivariant, highest SPC {score}"
+            f"No layer knows its position under {short_name(group)} weights, {facts.reference}: "
+            f"the network is translation equivariant, highest SPC {score}"
         )
+    elif facts.untested:
+        text = f"A readout of {who} can be fitted to {knowledge(target)}: SPC {score}"
     elif shown and best["value"] >= KNOWS:
         text = f"{who} knows {knowledge(target)}: SPC {score}"
     elif shown:
-        text = f"{who} hints at {knowledge(target)}: SPC {score}, the highest of all layers"
+        text = f"{who} hints at {knowledge(target)}: SPC {score}"
     else:
-        text = f"No layer shows its position under {named}: highest SPC {score}"
-    if removal is not None:
-        bare: Any = spc.loc[cast(Any, (w, removal, layer, target))]
-        text += f"; {_how(removal)} {interval(*bare[['value', 'low', 'high']])}"
-        if shown and not certified and not math.isnan(bare["difference"]):
-            names = ["difference", "difference_low", "difference_high"]
-            text += f", a difference of {interval(*bare[names])}"
-        if not math.isnan(bare["padding_share"]):
-            text += f": {percent(bare['padding_share'])} of it came from padding"
-    yield text + "."
+        text = f"No layer shows its position under {whose}: highest SPC {score}"
+    claims = shown and not certified
+    yield text + _without(facts, (w, layer, target), claims) + "."
+    if claims and not facts.untested:
+        yield from _located(facts, w, whose)
 
-    rows = record.table[
-        (record.table["metric"] == "error_px")
-        & (record.table["weights"] == w)
-        & (record.table["layer"] != "input")
+
+def _without(facts: _Facts, key: tuple[str, str, str], claims: bool) -> str:
+    """What is left of the best score under the variant that removes its source."""
+    removal = facts.removal
+    if removal is None:
+        return ""
+    w, layer, target = key
+    bare: Any = facts.spc.loc[cast(Any, (w, removal, layer, target))]
+    text = f"; {_how(removal)} {interval(*bare[_VALUE])}"
+    if not claims:
+        return text
+    if not math.isnan(bare["difference"]):
+        text += f", a difference of {interval(*bare[_DIFFERENCE])}"
+    if not math.isnan(bare["padding_share"]):
+        gone = [PADDING] * facts.pads + ["position embeddings"] * bool(
+            parse_variant(removal).embedding
+        )
+        text += f": {percent(bare['padding_share'])} of it came from {' and '.join(gone)}"
+    return text
+
+
+def _located(facts: _Facts, w: str, whose: str) -> Iterator[str]:
+    """How near the best layer's readout comes to the true place, in pixels."""
+    table = facts.table
+    rows = table[
+        (table["metric"] == "error_px") & (table["weights"] == w) & (table["layer"] != "input")
     ]
-    there = rows[rows["variant"] == reference]
-    if there.empty or certified:
+    seen = rows[rows["variant"] == facts.reference]
+    if seen.empty:
         return
-    nearest = there.iloc[int(there["value"].argmin())]
-    if not nearest["value"] < LOCATES * nearest["chance"] or nearest["high"] > nearest["chance"]:
+    nearest = seen.iloc[int(seen["value"].argmin())]
+    unsure = nearest["simultaneous_high"] > nearest["chance"]
+    if not nearest["value"] < LOCATES * nearest["chance"] or unsure:
         return
-    side = max(record.provenance["options"]["image_size"])
+    side = max(facts.record.provenance["options"]["image_size"])
     text = (
-        f"{nearest['layer']}{f' ({named})' * (len(groups) > 1)} knows where it is to within "
+        f"{nearest['layer']}{f' ({whose})' * (len(facts.groups) > 1)} knows where it is to within "
         f"{nearest['value']:.0f} px of {side}"
     )
     if not math.isnan(nearest["low"]):
-        text += f" [{max(nearest['low'], 0):.0f}, {nearest['high']:.0f}]"
-    if removal is not None:
-        bare = rows[(rows["variant"] == removal) & (rows["layer"] == nearest["layer"])].iloc[0]
-        text += f"; {_how(removal)} {bare['value']:.0f} px"
+        low, high = (max(nearest[bound], 0) for bound in SIMULTANEOUS)
+        text += f" [{low:.0f}, {high:.0f}]"
+    text += _best_of(len(seen), nearest["low"])
+    if facts.removal is not None:
+        same = (rows["variant"] == facts.removal) & (rows["layer"] == nearest["layer"])
+        bare = rows[same].iloc[0]
+        text += f"; {_how(facts.removal)} {bare['value']:.0f} px"
         if not math.isclose(bare["chance"], nearest["chance"], rel_tol=0.05):
             text += f" of the middle alone, where chance is {bare['chance']:.0f} px"
     yield f"{text}; chance is {nearest['chance']:.0f} px."
 
 
-def _pixels(record: Record, spc: pd.DataFrame, reference: str) -> Iterator[str]:
+def _unpadded(facts: _Facts) -> str:
+    """Of a network where nothing pads: what else tells position."""
+    sources = [
+        source
+        for (_, v), c in facts.record.certificates.items()
+        if v == facts.reference
+        for source in c.sources
+    ]
+    if not sources:
+        return "Nothing in this network pads, and no other source of position was found in it."
+    return (
+        f"Nothing in this network pads, so that no position comes from padding; found in it: "
+        f"{kinds(sources)}."
+    )
+
+
+def _pixels(facts: _Facts) -> Iterator[str]:
     """What can be read from the input itself."""
-    w = record.conditions[0][0]
-    if "input" not in record.layers:
+    w = facts.record.conditions[0][0]
+    if "input" not in facts.record.layers or facts.untested:
         return
-    mine = spc.loc[cast(Any, (w, reference, "input"))]
-    target = str(mine["value"].idxmax())
-    best = mine.loc[target]
-    score = interval(*best[["value", "low", "high"]])
+    rows = facts.spc.loc[cast(Any, (w, facts.reference, "input"))]
+    target = str(rows["value"].idxmax())
+    best = rows.loc[target]
+    score = interval(*best[_AT_ONCE])
     unsure = math.isnan(best["low"])
-    if (best["low"] > 0 or unsure) and best["value"] > 0.1:
+    if (best["simultaneous_low"] > 0 or unsure) and best["value"] > 0.1:
         yield (
             f"Caution: {knowledge(target).replace('its ', '')} can be read from the pixels "
             f"themselves, SPC {score}: the stimuli carry position of their own."
         )
     else:
-        little = "hardly any" if best["low"] > 0 or unsure else "no"
+        little = "hardly any" if best["simultaneous_low"] > 0 or unsure else "no"
         yield f"From the pixels themselves {little} position can be read: highest SPC {score}."
 
 
-def _removal(
-    record: Record,
-    spc: pd.DataFrame,
-    members: Sequence[str],
-    layers: Sequence[str],
-    removal: str,
-    groups: Mapping[str, Sequence[str]],
-) -> str:
-    gone = spc.loc[(list(members), removal, list(layers)), :]
-    holds = int(((gone["low"] <= 0) & (gone["high"] >= 0)).sum())
+def _removal(facts: _Facts, members: Sequence[str]) -> str:
+    removal = cast(str, facts.removal)
+    gone = facts.spc.loc[(list(members), removal, facts.layers), :]
+    low, high = (gone[bound] for bound in SIMULTANEOUS)
+    outside = int(((low > 0) | (high < 0)).sum())
     extreme = float(gone["value"].abs().max())
     who = "the network leaves"
-    if len(groups) > 1:
+    if len(facts.groups) > 1:
         who = f"{short_name(members[0])} weights leave"
         if len(members) > 1:
             who = f"random weights ({len(members)} seeds) leave"
-    counted = f"; {holds} of {len(gone)} intervals contain 0"
-    if _is_null(record, members, removal):
-        counted += " (about 95 % should)"
+    counted = ""
+    if not gone["low"].isna().any():
+        said = "none excludes 0" if not outside else f"{outside} of them exclude 0"
+        counted = f"; of {len(gone)} intervals that hold at once {said}"
+        if outside and _is_null(facts.record, members, removal):
+            counted += ", although the certificate says that no position is left"
     return (
         f"{_how(removal).capitalize()} {who} "
-        f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target"
-        f"{'' if gone['low'].isna().any() else counted}."
+        f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target{counted}."
     )
 
 
 def _is_null(record: Record, members: Sequence[str], variant: str) -> bool:
     """Whether there is no position to be found: neither the network's own nor the stimuli's."""
-    found, stimuli = record.certificates.items(), record.provenance["stimuli"]
+    certificates, stimuli = record.certificates.items(), record.provenance["stimuli"]
     return (
         parse_variant(variant).removes_padding
         and bool(stimuli["stationary"])
         and bool(stimuli["tileable"] or "circular" not in variant)
-        and all(c.passed for (w, v), c in found if v == variant and w in members)
+        and all(c.passed for (w, v), c in certificates if v == variant and w in members)
     )
 
 
-def _certified(variant: str, group: str, found: Mapping[str, Certificate]) -> Iterator[str]:
+def _certified(variant: str, group: str, of_group: Mapping[str, Certificate]) -> Iterator[str]:
     """What the certificates of one variant say; of several random draws the worst."""
-    if not found:
+    if not of_group:
         return
-    failed = {w: c for w, c in found.items() if not c.passed}
-    w, certificate = max((failed or found).items(), key=lambda item: _order(item[1].residual))
+    failed = {w: c for w, c in of_group.items() if not c.passed}
+    w, certificate = max((failed or of_group).items(), key=lambda item: _order(item[1].residual))
     who = f"{variant}, {short_name(w)} weights"
-    if len(found) > 1:
-        who = f"{variant}, {short_name(group)} weights ({len(found)} seeds)"
+    if len(of_group) > 1:
+        who = f"{variant}, {short_name(group)} weights ({len(of_group)} seeds)"
     if certificate.passed:
         yield (
             f"Certificate of {who}: passes, equivariance residual "
@@ -207,7 +332,7 @@ def _certified(variant: str, group: str, found: Mapping[str, Certificate]) -> It
                 f"Certificate of {who}: fails, equivariance residual "
                 f"{certificate.residual:.1e}: {certificate.reason}. A source of position is left."
             )
-    touching = [c for c in found.values() if c.contact]
+    touching = [c for c in of_group.values() if c.contact]
     if touching:
         worst = max(touching, key=lambda c: _order(c.contact or 0.0))
         yield (
@@ -240,35 +365,30 @@ def _how(variant: str) -> str:
     return " and ".join(names.get(part, f"with {part} padding") for part in parts)
 
 
-def _random_beats_trained(
-    spc: pd.DataFrame,
-    groups: Mapping[str, Sequence[str]],
-    layers: Sequence[str],
-    targets: Sequence[str],
-    reference: str,
-) -> Iterator[str]:
+def _random_beats_trained(facts: _Facts) -> Iterator[str]:
     """A network that was never trained may encode more position; a reader must not miss it."""
-    drawn = groups.get("random")
+    spc, reference, drawn = facts.spc, facts.reference, facts.groups.get("random")
     if not drawn:
         return
-    cells = [(layer, target) for layer in layers for target in targets]
-    for w in (w for group, members in groups.items() if group != "random" for w in members):
+    pairs = [(layer, target) for layer in facts.layers for target in facts.record.targets]
+    trained_ones = [w for group, ws in facts.groups.items() if group != "random" for w in ws]
+    for w in trained_ones:
         more: dict[tuple[str, str], float] = {}
-        for cell in cells:
-            ours = spc.loc[(drawn, reference, *cell), :]
-            theirs = spc.loc[cast(Any, (w, reference, *cell))]
-            if ours["low"].min() > theirs["high"]:
-                more[cell] = ours["value"].mean() - theirs["value"]
+        for pair in pairs:
+            random = spc.loc[(drawn, reference, *pair), :]
+            trained = spc.loc[cast(Any, (w, reference, *pair))]
+            if random["simultaneous_low"].min() > trained["simultaneous_high"]:
+                more[pair] = random["value"].mean() - trained["value"]
         if not more:
             continue
         layer, target = max(more, key=more.__getitem__)
-        ours = spc.loc[(drawn, reference, layer, target), :]
+        random = spc.loc[(drawn, reference, layer, target), :]
         trained = spc.loc[cast(Any, (w, reference, layer, target))]
-        against = interval(*trained[["value", "low", "high"]])
-        shown = " / ".join(signed(v) for v in ours["value"])
+        shown = " / ".join(signed(v) for v in random["value"])
         seeds = f", with every one of {len(drawn)} seeds" * (len(drawn) > 1)
         yield (
             f"Caution: random weights encode more position than {short_name(w)} ones in "
-            f"{len(more)} of {len(cells)} layers and targets{seeds}, most at {layer}, {target}: "
-            f"SPC {shown} against {against}. There, position owes nothing to training."
+            f"{len(more)} of {len(pairs)} layers and targets{seeds}, most at {layer}, {target}: "
+            f"SPC {shown} against {interval(*trained[_AT_ONCE])}. "
+            "There, position owes nothing to training."
         )

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..records.record import MapKey, PatternKey
+from ..records.record import SCORE_KEYS, SIMULTANEOUS, MapKey, PatternKey
+from ..scores.intervals import simultaneous_interval
 from ..scores.patterns import Pattern, find_pattern
-from ..scores.tables import joined, profile_rows, score_rows
+from ..scores.tables import joined, profile_rows, score_rows, within_range
 from ..stimuli.scenes import scene_size
-from .job import Condition, Job
+from ..text import is_random
+from .job import INPUT, Condition, Job
 
 
 def condition_rows(job: Job, condition: Condition, original: Condition | None) -> pd.DataFrame:
@@ -40,6 +42,30 @@ def condition_rows(job: Job, condition: Condition, original: Condition | None) -
     ]
     table = joined(tables, weights=weights, variant=variant)
     return table if placed else table[table["metric"] != "error_px"]
+
+
+def simultaneous_rows(job: Job, conditions: Sequence[Condition]) -> pd.DataFrame:
+    """Intervals that hold at once over all layers and targets of one metric.
+
+    A family is all rows of one metric under one variant and the same kind of weights, random draws
+    taken together: what a sentence picks the best of. The pixels are families of their own.
+    """
+    families: dict[tuple[Any, ...], list[tuple[tuple[str, ...], np.ndarray]]] = {}
+    for condition in conditions:
+        weights, variant = condition.key
+        for layer, scored in condition.scored.items():
+            for (target, metric), values in zip(scored.columns, scored.values.T, strict=True):
+                kind = "random" if is_random(weights) else weights
+                family = families.setdefault((kind, variant, metric, layer == INPUT), [])
+                family.append(((weights, variant, layer, target, metric), values))
+    tables = []
+    for members in families.values():
+        keys, values = zip(*members, strict=True)
+        bounds = simultaneous_interval(np.stack(values, 1), job.seed, scenes=job.scenes)
+        bounds = within_range([key[-1] for key in keys], *bounds)
+        table = pd.DataFrame(keys, columns=SCORE_KEYS)
+        tables.append(table.assign(**dict(zip(SIMULTANEOUS, bounds, strict=True))))
+    return joined(tables)
 
 
 def _placed(job: Job, condition: Condition) -> bool:
@@ -123,7 +149,12 @@ def find_cautions(job: Job, conditions: Sequence[Condition], seam: str = SEAM) -
             f"of {job.stride}: the torus of some layer does not close, and circular padding "
             "leaves position behind"
         )
-    if job.test_images == 1:
+    if source.untested:
+        cautions.append(
+            f"{source.untested} ({source.name}): the scores say what readouts can be fitted to, "
+            "and are no test of what a layer knows on other images"
+        )
+    elif job.test_images == 1:
         cautions.append("one test image gives no interval: low and high are NaN")
     elif len(set(job.scenes)) == 1:
         cautions.append(

@@ -156,6 +156,7 @@ class Opened:
                 "tileable": self.stimuli.tileable,
                 "stationary": self.stimuli.stationary,
                 "images_per_scene": scene_size(self.stimuli),
+                "untested": self.stimuli.untested,
                 "skipped": self.stimuli.skipped,
             },
             "entry": self.probed.entry,

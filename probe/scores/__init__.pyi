@@ -1,6 +1,7 @@
 from .intervals import RESAMPLES as RESAMPLES
 from .intervals import bootstrap_interval as bootstrap_interval
 from .intervals import bootstrap_share as bootstrap_share
+from .intervals import simultaneous_interval as simultaneous_interval
 from .metrics import METRICS as METRICS
 from .metrics import localisation_error as localisation_error
 from .metrics import mean_absolute_error as mean_absolute_error

@@ -11,6 +11,7 @@ from .metrics import Array
 RESAMPLES = 2000
 
 _FEW = 8  # scenes below which percentiles of resampled means say too little
+_FEW_AT_ONCE = 24  # and below which the largest of many does: its tails are too short
 
 
 def bootstrap_interval(
@@ -69,6 +70,59 @@ def bootstrap_interval(
     means = (counts @ sums) / (counts @ sizes)[:, None] + middle
     low, high = np.quantile(means, _percentiles(n, level), axis=0)
     return _bound(low, shape), _bound(high, shape)
+
+
+def simultaneous_interval(
+    values: Array,
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    scenes: NDArray[np.int64] | None = None,
+) -> tuple[Array, Array]:
+    r"""Bootstrap intervals of several means that all hold at once with probability ``level``.
+
+    They are :math:`m_k ± c\, s_k`: :math:`s_k` is the standard deviation of column k over the
+    resamples of :func:`bootstrap_interval`, and c the critical value of
+    :math:`\max_k |m^*_k - m_k| / s_k` over them, widened for few scenes like the percentiles there.
+    Whoever reports the greatest of K scores, or counts the intervals that exclude 0, needs these:
+    of 60 intervals of 95 % each, three exclude a true 0 by chance. Of fewer than 24 scenes they
+    are Student's, at Šidák's level :math:`1 - \mathrm{level}^{1/K}` each.
+
+    Parameters
+    ----------
+    values : ndarray, shape (N, K)
+        Scores by image. All columns share the resamples.
+    seed, level, resamples, scenes
+        See :func:`bootstrap_interval`.
+
+    Returns
+    -------
+    low, high : ndarray, shape (K,)
+        NaN for one scene.
+
+    References
+    ----------
+    Davison, Hinkley (1997), "Bootstrap methods and their application", section 4.2.4; Romano, Wolf
+    (2005), "Exact and approximate stepdown methods for multiple hypothesis testing", JASA 100.
+    """
+    middle = values.mean(0)
+    sums, sizes = _by_scene(values - middle, scenes)
+    n, columns = len(sizes), values.shape[1]
+    if n < 2:
+        return np.full(columns, np.nan), np.full(columns, np.nan)
+    if n < _FEW_AT_ONCE:
+        spread = np.sqrt((sums**2).sum(0) * n / (n - 1)) / sizes.sum()
+        critical = stats.t.ppf((1 + level ** (1 / columns)) / 2, n - 1)
+    else:
+        counts = _resamples(n, seed, resamples)
+        means = (counts @ sums) / (counts @ sizes)[:, None]
+        spread = means.std(0)
+        apart = np.abs(means) / np.where(spread > 0, spread, np.inf)
+        critical = np.quantile(apart.max(1), level)
+        share = 1 - stats.norm.cdf(critical)
+        critical = np.sqrt(n / (n - 1)) * stats.t.ppf(1 - share, n - 1)
+    half = critical * spread
+    return _bound(middle - half, (columns,)), _bound(middle + half, (columns,))
 
 
 def bootstrap_share(

@@ -19,6 +19,17 @@ POSITION = "position"
 LOWER_IS_BETTER: tuple[str, ...] = ("mae", "error_px")
 """Metrics that are errors."""
 
+RANGES: dict[str, tuple[float, float]] = {
+    "spc": (-1, 1),
+    "control": (-1, 1),
+    "selectivity": (-2, 2),
+    "mae": (0, np.inf),
+    "error_px": (0, np.inf),
+    "r2": (-np.inf, 1),
+    "top1": (0, 1),
+}
+"""Least and greatest value of metrics that have one."""
+
 _EFFECTS = [
     *("difference", "difference_low", "difference_high"),
     *("padding_share", "padding_share_low", "padding_share_high"),
@@ -186,26 +197,27 @@ def score_rows(
         With columns :data:`SCORE_COLUMNS`.
     """
     low, high = bootstrap_interval(scored.values, seed, scenes=scenes)
+    metrics = [metric for _, metric in scored.columns]
+    low, high = within_range(metrics, low, high)
     nothing = np.full(len(scored.columns), np.nan)
     effects = [nothing] * 6
     if original is not None:
         alike = same_places(scored, original)
         paired = original.values - scored.values
         bounds = bootstrap_interval(paired, seed, scenes=scenes)
+        bounds = within_range(metrics, *bounds, of_differences=True)
         effects[:3] = [np.where(alike, v, np.nan) for v in (paired.mean(0), *bounds)]
         if removes_padding:
             beyond = original.values - original.chance
             below, above = bootstrap_interval(beyond, seed, scenes=scenes)
-            kinds = np.array([metric for _, metric in scored.columns])
             half = beyond.mean(0) / 2
-            errors = np.isin(kinds, LOWER_IS_BETTER)
+            errors = np.isin(metrics, LOWER_IS_BETTER)
             knows = np.where(errors, above <= half, below >= half) & (errors == (half < 0))
-            knows &= (kinds != "control") & (half != 0) & alike
+            knows &= (np.array(metrics) != "control") & (half != 0) & alike
             share = bootstrap_share(paired, beyond, seed, scenes=scenes)
             effects[3:] = [np.where(knows, values, np.nan) for values in share]
-    targets, metrics = zip(*scored.columns, strict=True)
     columns = [
-        targets,
+        [target for target, _ in scored.columns],
         metrics,
         np.round(scored.values.mean(0), 12),
         low,
@@ -214,6 +226,16 @@ def score_rows(
         *effects,
     ]
     return pd.DataFrame(dict(zip(SCORE_COLUMNS, columns, strict=True)))
+
+
+def within_range(
+    metrics: Sequence[str], low: Array, high: Array, of_differences: bool = False
+) -> tuple[Array, Array]:
+    """Cut intervals, or those of differences, to the values that their metrics can take."""
+    least, most = np.array([RANGES.get(m, (-np.inf, np.inf)) for m in metrics]).T
+    if of_differences:
+        least, most = least - most, most - least
+    return np.clip(low, least, most), np.clip(high, least, most)
 
 
 def same_places(scored: Scored, other: Scored) -> NDArray[np.bool_]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ class Given(Stimuli):
     name = "tensor"
     tileable = False
     stationary = False
+    _untested = ""
 
     def __init__(
         self,
@@ -78,6 +81,17 @@ class Given(Stimuli):
         self.margin = around[0] // 2
         self._images = images.detach()
         self._start = {"train": 0, "test": train_images, "certificate": 0}
+        fitted, tested = (
+            [hashlib.blake2b(image.cpu().numpy().tobytes()).digest() for image in part]
+            for part in (self._images[:train_images], self._images[train_images:needed])
+        )
+        if set(tested) <= set(fitted):
+            self.scenes = 1
+            self._untested = "train and test images are the same"
+
+    @property
+    def untested(self) -> str:
+        return self._untested
 
     def batch(self, split: str, start: int, stop: int, margin: int = 0) -> Tensor:
         first = self._start[one_of(split, SPLITS, "split")]

@@ -81,18 +81,12 @@ class Constant(Stimuli):
 
     tileable = True
     stationary = True
+    scenes = 1
 
     def __init__(self, image_size: tuple[int, int], seed: int = 0, *, name: str) -> None:
         super().__init__(image_size, seed)
         self.name = name
         self._level = 255 if name == "white" else 0
-
-    @property
-    def cautions(self) -> list[str]:
-        return [
-            f"all images are the same ({self.name}): what readouts were fitted on is what they are "
-            "tested on, so that the scores are no test of anything else"
-        ]
 
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         canvas[...] = self._level

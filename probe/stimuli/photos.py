@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import math
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -116,11 +117,31 @@ class Photos(Stimuli):
         self._load = lru_cache(maxsize=32)(self._decode)
 
     @property
+    def untested(self) -> str:
+        """Why scores are no test: train and test images are crops of the same photographs."""
+        if self._copies == len(self._files["test"]):
+            return "train and test images are crops of the same photographs"
+        return ""
+
+    @cached_property
+    def _copies(self) -> int:
+        """How many test photographs are, byte for byte, training ones too."""
+        sizes: dict[int, list[Path]] = {}
+        for path in self._files["train"]:
+            sizes.setdefault(path.stat().st_size, []).append(path)
+        return sum(
+            any(filecmp.cmp(path, other, shallow=False) for other in alike)
+            for path in self._files["test"]
+            if (alike := sizes.get(path.stat().st_size))
+        )
+
+    @property
     def cautions(self) -> list[str]:
         sentences = []
-        if self._files["train"] == self._files["test"]:
+        if 0 < self._copies < len(self._files["test"]):
             sentences.append(
-                f"{self.name} holds one photograph: train and test images are crops of it"
+                f"{self._copies} of {len(self._files['test'])} test photographs in {self.name} are "
+                "copies of training ones"
             )
         if self.margin and self._enlarged:
             sentences.append(

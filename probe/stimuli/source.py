@@ -58,6 +58,12 @@ class Stimuli(ABC):
         self.skipped: list[str] = []
 
     @property
+    def untested(self) -> str:
+        """Why scores on the test split are no test of what was fitted; empty where they are one."""
+        first = (self.batch(split, 0, 1) for split in ("train", "test"))
+        return "train and test images are the same" if torch.equal(*first) else ""
+
+    @property
     def cautions(self) -> list[str]:
         """What a reader of results on these images should know, in sentences."""
         return []

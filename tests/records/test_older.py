@@ -19,7 +19,8 @@ def older():
     return probe.load(SAVED / "resnet10t")
 
 
-def test_it_says_what_it_said(older):
+def test_it_says_what_it_held(older):
+    """In today's words, with intervals that allow for the choice of the best."""
     assert older.provenance["versions"]["position-probe"] == "0.4.0"
     assert older.verdict() == EXPECTED["verdict"]
     assert older.command() == EXPECTED["command"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import probe
@@ -109,7 +111,8 @@ def test_the_verdict_names_score_control_and_random_weights(result):
     assert re.match(r"blocks\.\d \(pretrained weights\) knows its .*: SPC 0\.9\d \[", said[0])
     assert "without padding" in said[0]
     text = " ".join(said)
-    assert "intervals contain 0" in text
+    assert "intervals that hold at once" in text
+    assert re.search(r"\(best of \d+, its interval corrected for the choice\)", said[0])
     assert "passes, equivariance residual" in text
     assert "Caution: random weights encode more position than pretrained ones" in text
 
@@ -121,11 +124,70 @@ def test_the_verdict_of_a_network_without_position(tiny, tiny_options):
 
 def test_the_verdict_without_intervals_still_says_what_was_found(tiny, tiny_options):
     with pytest.warns(probe.ProbeWarning, match="no interval"):
-        got = probe.run(tiny, **{**tiny_options, "test_images": 1, "stimuli": "black"})
-    best = got.table.query("metric == 'spc' and variant == 'original'")["value"].max()
-    assert best > 0.3
-    assert re.search(r"(knows|hints at) .*: SPC 0\.\d\d", got.verdict()[0])
-    assert "intervals contain" not in " ".join(got.verdict())
+        got = probe.run(tiny, **{**tiny_options, "test_images": 1})
+    assert re.search(
+        r"SPC −?0\.\d\d \(best of \d+; one scene gives no interval\)", got.verdict()[0]
+    )
+    assert "intervals that hold" not in " ".join(got.verdict())
+
+
+def test_scores_of_images_that_were_fitted_to_say_that_they_have_no_test(
+    tiny, tiny_options, tmp_path
+):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    for name in ("one.png", "its copy.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    same = torch.rand(1, 3, 64, 64).expand(20, -1, -1, -1)
+    for stimuli in ("black", tmp_path, same):
+        with pytest.warns(probe.ProbeWarning, match="no test"):
+            got = probe.run(tiny, stimuli=stimuli, **{**tiny_options, "variants": "original"})
+        said = got.verdict()
+        assert said[0].startswith("These scores have no test: train and test images are")
+        assert not any("knows" in sentence and "not what" not in sentence for sentence in said)
+        assert got.table.query("metric == 'spc'")["low"].isna().all()
+
+
+def test_a_copied_photograph_among_others_is_cautioned(tmp_path):
+    for number, seed in enumerate([0, 1, 2, 3, 0, 1, 2, 3]):
+        pixels = np.random.default_rng(seed).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    source = probe.stimuli.open_stimuli(tmp_path, (64, 64), 0, train_images=4, test_images=4)
+    assert not source.untested
+    assert any("are copies of training ones" in caution for caution in source.cautions)
+
+
+def test_photographs_are_compared_with_the_clean_canvas(tiny, tiny_options, tmp_path):
+    """The seam that circular padding makes of a photograph is a landmark; a canvas has none."""
+    across = np.linspace(0, 255, 400)[None, :, None]
+    for seed in range(6):
+        noise = np.random.default_rng(seed).integers(0, 80, (400, 400, 3))
+        pixels = np.clip(across * 0.7 + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{seed}.png")
+    variants = ["original", "circular", "canvas"]
+    with pytest.warns(probe.ProbeWarning, match="do not tile"):
+        got = probe.run(tiny, stimuli=tmp_path, **{**tiny_options, "variants": variants})
+    assert "; on a canvas " in got.verdict()[0]
+    leaves = probe.run(tiny, **{**tiny_options, "variants": ["original", "canvas", "circular"]})
+    assert "; without padding " in leaves.verdict()[0]
+
+
+def test_a_network_that_does_not_pad_is_not_asked_about_padding(tiny_options):
+    net = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 8, 1))
+    got = probe.run(net, **{**tiny_options, "layers": ["0", "2"]})
+    said = " ".join(got.verdict())
+    assert "Nothing in this network pads" in said
+    assert "without padding" not in said.lower() and "came from" not in said
+
+
+def test_intervals_of_old_results_are_widened_for_the_choice(result):
+    old = result.table.assign(simultaneous_low=np.nan, simultaneous_high=np.nan)
+    said = dataclasses.replace(result, table=old).verdict()
+    row = result.table.query(
+        "metric == 'spc' and layer != 'input' and weights == 'pretrained' and variant == 'original'"
+    )
+    row = row.nlargest(1, "value").iloc[0]
+    bounds = [float(b) for b in re.search(r"\[(0\.\d+), (\d\.\d+)\]", said[0]).groups()]
+    assert bounds[0] <= row["low"] and bounds[1] >= row["high"] - 0.005
 
 
 def test_scores_in_words():
