@@ -43,16 +43,13 @@ _SHARE_OF_MEMORY = 0.5  # of the machine's, that a readout may fill
 class Readout(ABC):
     """Predicts position targets from features, with the same head at every place.
 
-    ``partial_fit`` takes features as they stream by, ``solve`` fits to targets: these are maps
-    over places, the same for every image, and need not be known before. ``fit`` does both.
-
-    What a run has to know of a readout it says itself, in attributes of its class that a new one
-    may leave at their defaults. To add one, see :data:`~probe.readouts.READOUTS`.
+    ``partial_fit`` takes features as they stream by; ``solve`` fits to targets, maps over places
+    that are the same for every image and need not be known before. ``fit`` does both. A class says
+    in its attributes what a run has to know of it.
 
     Attributes
     ----------
     name : str
-        What it is called.
     kernels : tuple of int
         Sides of the neighbourhoods that it can be asked to see, the default first.
     concat : bool
@@ -60,15 +57,15 @@ class Readout(ABC):
     gridded : bool
         Whether layers are resized to the common grid also where it reads them one by one.
     pixel_targets : bool
-        Whether ``solve`` also takes targets larger than what is predicted; a run then gives maps
-        of the image's pixels.
+        Whether ``solve`` takes targets larger than what is predicted; a run then gives maps of the
+        image's pixels.
     train_images : int
-        How many training images it takes by default.
+        How many it takes by default.
     copies : int
         Copies of all training features that it needs room for at a time.
     needs_sums : bool
-        Whether the sums of each place that patterns are made of have to be kept beside it. If not,
-        they are taken from ``moments``.
+        Whether a run has to keep the sums of each place, which patterns are made of; if not, they
+        are taken from ``moments``.
     moments : mapping of int to Moments
         Of each fold, where it keeps them, until solved.
     kernel : int
@@ -96,15 +93,14 @@ class Readout(ABC):
         Parameters
         ----------
         features : Tensor or ndarray, shape (B, C, h, w)
-            Of B images.
+            All batches of one size.
         fold : int
             Number of the fold of images that they belong to.
 
         Raises
         ------
         ProbeError
-            If the readout would need more memory than there is, or features of another size came
-            before.
+            If they don't fit into memory, or features of another size came before.
         """
 
     @abstractmethod
@@ -114,25 +110,17 @@ class Readout(ABC):
         Parameters
         ----------
         targets : ndarray or Tensor, shape (T, h', w')
-            Target maps at the places that the readout predicts, see :meth:`places`.
+            At the places that the readout predicts, see :meth:`places`.
         order : array of int, shape (h' · w',), optional
-            A permutation of places. With it the readout is also fitted to the control task
-            (Hewitt and Liang 2019): each target with its places so permuted.
+            A permutation of places: fit also the control task (Hewitt and Liang 2019), each target
+            with its places so permuted.
         """
 
     @abstractmethod
     def predict(self, features: ArrayLike | Tensor) -> Tensor:
-        """Predict the targets of a batch.
+        """Predict the targets of features (B, C, h, w): float64, shape (B, T, h', w').
 
-        Parameters
-        ----------
-        features : Tensor or ndarray, shape (B, C, h, w)
-            Of the size that came in before.
-
-        Returns
-        -------
-        Tensor of float64, shape (B, T, h', w')
-            With an ``order`` (B, 2 T, h', w'): the targets first, their controls after.
+        With an ``order`` (B, 2 T, h', w'): the targets first, their controls after.
         """
 
     @abstractmethod
@@ -141,10 +129,7 @@ class Readout(ABC):
 
     @classmethod
     def describe(cls, kernel: int = 1) -> str:
-        """Say in a report what a readout is and how it is fitted; “scored on other images” follows.
-
-        By default the first line of the docstring.
-        """
+        """Say in a report what it is and how it is fitted; “scored on other images” follows."""
         return f"The readout: {(inspect.getdoc(cls) or cls.name).splitlines()[0].rstrip('.')};"
 
     def bytes_held(self, channels: int, places: int, images: int) -> int:
@@ -152,13 +137,7 @@ class Readout(ABC):
         return 4 * self.copies * images * channels * places
 
     def check(self, channels: int, height: int, width: int, device: torch.device) -> None:
-        """Refuse a layer that it can't see or has no memory for, before images stream.
-
-        Raises
-        ------
-        ProbeError
-            Which says what it would need.
-        """
+        """Refuse a layer that it can't see or has no memory for, before images stream."""
         self.places(height, width)
 
     def chosen_alphas(self) -> list[float]:
@@ -166,37 +145,17 @@ class Readout(ABC):
         return []
 
     def extra_chance(self, height: int, width: int) -> dict[tuple[str, str], float]:
-        """Chance levels of what it alone is scored on, by target and metric.
-
-        Parameters
-        ----------
-        height, width : int
-            Places that are predicted.
-        """
+        """Chance levels of what it alone is scored on, by target and metric."""
         return {}
 
     def predict_and_score(
         self, features: ArrayLike | Tensor
     ) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
-        """Predict, and score each image on what :meth:`extra_chance` names.
-
-        Returns
-        -------
-        Tensor
-            See :meth:`predict`.
-        dict of (str, str) to Tensor, shape (B,)
-            By target and metric.
-        """
+        """Predict, and score each image (B,) on what :meth:`extra_chance` names."""
         return self.predict(features), {}
 
     def places(self, height: int, width: int) -> tuple[int, int]:
-        """Places (h', w') that are predicted from maps of h × w cells: those of whole kernels.
-
-        Raises
-        ------
-        ProbeError
-            If there is no more than one.
-        """
+        """Places (h', w') that are predicted from maps of h × w cells: those of whole kernels."""
         size = height - self.kernel + 1, width - self.kernel + 1
         if min(size) < 1 or max(size) < 2:
             raise ProbeError(
@@ -208,21 +167,9 @@ class Readout(ABC):
     def fit(
         self, features: ArrayLike | Tensor, targets: ArrayLike | Tensor, folds: int = FOLDS
     ) -> Self:
-        """Fit to features of training images.
+        """Fit to features (N, C, h, w) of training images and to targets (T, h', w').
 
-        Parameters
-        ----------
-        features : Tensor or ndarray, shape (N, C, h, w)
-            Of N images.
-        targets : ndarray or Tensor, shape (T, h', w')
-            See :meth:`places`.
-        folds : int
-            Of consecutive images, for the choice of the regularisation.
-
-        Raises
-        ------
-        ProbeError
-            If shapes do not fit, or there are no images.
+        ``folds`` of consecutive images choose the regularisation.
         """
         features = as_features(features)
         targets = as_targets(targets, self.places(*features.shape[2:]), self.pixel_targets)
@@ -275,12 +222,10 @@ def as_targets(
 ) -> Tensor:
     """Targets as a tensor (T, h', w') of float64."""
     t = torch.as_tensor(targets, dtype=torch.float64)
+    size = tuple(t.shape[1:])
     fits = t.ndim == 3 and len(t) > 0
-    if fits and places is not None:
-        size = tuple(t.shape[1:])
-        fits = size == tuple(places) or (
-            larger and all(n >= m for n, m in zip(size, places, strict=True))
-        )
+    if fits and places is not None and size != tuple(places):
+        fits = larger and all(n >= m for n, m in zip(size, places, strict=True))
     if not fits:
         wanted = "h', w'" if places is None else f"{places[0]}, {places[1]}"
         raise ProbeError(f"targets: expected shape (T, {wanted}), got {tuple(t.shape)}")
@@ -299,13 +244,7 @@ def with_controls(targets: Tensor, order: ArrayLike | None) -> Tensor:
 
 
 def check_memory(needed: float, device: torch.device, what: str, instead: str) -> None:
-    """Refuse what would fill the machine's memory, before it does.
-
-    Raises
-    ------
-    ProbeError
-        Which says what it would need.
-    """
+    """Refuse what would fill the machine's memory, before it does."""
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
     else:

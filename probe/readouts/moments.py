@@ -13,8 +13,11 @@ differ in more than the window that p runs over: far cheaper than products of 9 
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +39,6 @@ class Moments:
     origin : Tensor, shape (D,)
         What is subtracted from the features first.
     images : int
-        How many images n were summed.
     first : Tensor of float64, shape (D, P)
         ``Σ_i f_i(p) − origin``.
     second : Tensor of float64, shape (D, D)
@@ -54,17 +56,7 @@ class Moments:
 
     @classmethod
     def empty(cls, origin: Tensor, places: int, kernel: int = 1) -> Moments:
-        """Moments of no images.
-
-        Parameters
-        ----------
-        origin : Tensor, shape (C,)
-            What to subtract from the features.
-        places : int
-            Number P of places.
-        kernel : int
-            1 or 3.
-        """
+        """Moments of no images, at so many places, about an origin (C,)."""
         origin = origin.repeat(kernel * kernel)
         size = len(origin)
         first, second = (
@@ -79,13 +71,7 @@ class Moments:
         return self.first.shape[1]
 
     def update(self, features: Tensor) -> None:
-        """Add a batch in place.
-
-        Parameters
-        ----------
-        features : Tensor, shape (B, C, h, w)
-            With ``(h − kernel + 1)(w − kernel + 1) = P``.
-        """
+        """Add a batch (B, C, h, w) in place, with ``(h − kernel + 1)(w − kernel + 1) = P``."""
         height, width = (side - self.kernel + 1 for side in features.shape[2:])
         if height < 1 or width < 1 or height * width != self.places:
             raise ValueError(
@@ -142,7 +128,7 @@ class Moments:
                 upper = cells[y0 + down : y1 + down, left + right + x0 : left + right + x1]
                 parts[i, j] = upper.reshape(-1, channels).T @ lower
             for y, x in product(range(rows), range(columns)):
-                window = product(_within(y, rows), _within(x, columns))
+                window = product(range(y, y + rows), range(x, x + columns))
                 total = torch.stack([parts[key] for key in window]).sum(0)
                 b = y * kernel + left + x
                 a = b + down * kernel + right
@@ -159,24 +145,12 @@ class Moments:
         return replace(self, origin=origin, first=first, second=second)
 
     def __add__(self, other: Moments) -> Moments:
-        other = self._like(other)
-        return replace(
-            self,
-            images=self.images + other.images,
-            first=self.first + other.first,
-            second=self.second + other.second,
-        )
+        return self._joined(other, operator.add)
 
     def __sub__(self, other: Moments) -> Moments:
-        other = self._like(other)
-        return replace(
-            self,
-            images=self.images - other.images,
-            first=self.first - other.first,
-            second=self.second - other.second,
-        )
+        return self._joined(other, operator.sub)
 
-    def _like(self, other: Moments) -> Moments:
+    def _joined(self, other: Moments, join: Callable[[Any, Any], Any]) -> Moments:
         if not isinstance(other, Moments):
             return NotImplemented
         if self.first.shape != other.first.shape:
@@ -184,22 +158,20 @@ class Moments:
                 f"moments of {tuple(other.first.shape)} channels × places can't join those of "
                 f"{tuple(self.first.shape)}"
             )
-        return other if torch.equal(self.origin, other.origin) else other.about(self.origin)
+        if not torch.equal(self.origin, other.origin):
+            other = other.about(self.origin)
+        sums = ("images", "first", "second")
+        return replace(
+            self, **{name: join(getattr(self, name), getattr(other, name)) for name in sums}
+        )
 
 
 def _parts(places: int, windows: int) -> list[tuple[int, int]]:
     """Split what windows 0 … windows − 1 of so many places cover: what all of them have in common,
     and each row before and after it.
     """
-    shared = windows - 1
-    before = [(i, i + 1) for i in range(shared)]
-    after = [(places + i, places + i + 1) for i in range(shared)]
-    return [*before, (shared, places), *after]
-
-
-def _within(window: int, windows: int) -> range:
-    """Which parts one of the windows covers."""
-    return range(window, windows + window)
+    cuts = [*range(windows), *range(places, places + windows)]
+    return list(pairwise(cuts))
 
 
 def centred(features: Tensor, origin: Tensor) -> Tensor:

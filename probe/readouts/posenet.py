@@ -29,25 +29,15 @@ class PoseNet(Readout):
     r"""The published readout: one 3 × 3 convolution without padding, trained by gradient descent.
 
     Convolution, batch norm and sigmoid give a map, upsampled (bilinear, corners aligned) to the
-    targets' size; the loss is the mean squared error there. SGD with learning rate 0.1, momentum
-    0.9, weight decay 1e-4, batches of 32 images, 15 epochs, learning rate × 0.1 after epoch 10.
+    targets' size; the loss is the mean squared error there. SGD with batches of 32 images, 15
+    epochs; after ``drop_epoch`` of them the learning rate falls to a tenth. ``seed`` draws the
+    initial weights (Xavier's initialisation) and the batches.
 
     All targets train together: they share features and batches, but neither weights nor loss, so
     that each is trained as it would be alone, all from the same initial weights. With U the
     upsampling along an axis, the loss of a map X is :math:`\|U_y X U_x^T - T\|^2`; it is computed
     on the small map, from :math:`U_y^T U_y`, :math:`U_x^T U_x` and :math:`U_y^T T U_x`, which is
     the same number.
-
-    Parameters
-    ----------
-    epochs, batch_size : int
-    learning_rate, momentum, weight_decay : float
-    drop_epoch : int
-        After how many epochs the learning rate falls to a tenth.
-    seed : int
-        Of the initial weights (Xavier's initialisation) and of the batches.
-    progress : bool
-        Show a bar over epochs.
 
     References
     ----------
@@ -117,14 +107,14 @@ class PoseNet(Readout):
         pixels = size[0] * size[1]
 
         wanted = len(truth)
-        weight, bias = self._initial(channels, wanted)
+        zeros, ones = torch.zeros(wanted, **single), torch.ones(wanted, **single)
         state = _PoseNetState(
-            weight=weight.to(device),
-            bias=bias.to(device),
-            gain=torch.ones(wanted, **single),
-            shift=torch.zeros(wanted, **single),
-            mean=torch.zeros(wanted, **single),
-            variance=torch.ones(wanted, **single),
+            weight=self.initial_weight(channels).to(device).repeat(wanted, 1, 1, 1),
+            bias=zeros.clone(),
+            gain=ones.clone(),
+            shift=zeros.clone(),
+            mean=zeros,
+            variance=ones,
         )
         parameters = [state.weight, state.bias, state.gain, state.shift]
         generator = torch.Generator().manual_seed(self.seed)
@@ -132,10 +122,7 @@ class PoseNet(Readout):
             for parameter in parameters:
                 parameter.requires_grad_(True)
             optimiser = torch.optim.SGD(
-                parameters,
-                lr=self.learning_rate,
-                momentum=self.momentum,
-                weight_decay=self.weight_decay,
+                parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay
             )
             schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [self.drop_epoch], 0.1)
             for _ in tqdm(
@@ -163,13 +150,12 @@ class PoseNet(Readout):
         self._features = []
         return self
 
-    def _initial(self, channels: int, targets: int) -> tuple[Tensor, Tensor]:
-        """Draw Xavier's initialisation, the same for each target."""
+    def initial_weight(self, channels: int) -> Tensor:
+        """Draw the kernel that each target starts from: Xavier's, shape (1, C, 3, 3)."""
         bound = math.sqrt(6 / ((channels + 1) * self.kernel**2))
         rng = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, 2**60]))
         drawn = rng.uniform(-bound, bound, (1, channels, self.kernel, self.kernel))
-        weight = torch.tensor(drawn, dtype=torch.float32).repeat(targets, 1, 1, 1)
-        return weight, torch.zeros(targets, dtype=torch.float32)
+        return torch.tensor(drawn, dtype=torch.float32)
 
     def predict(self, features: ArrayLike | Tensor) -> Tensor:
         state: _PoseNetState = check_fitted(self._state)

@@ -41,7 +41,7 @@ class Ridge(Readout):
     Parameters
     ----------
     kernel : int
-        1: from a place's own features. 3: from those of its neighbourhood, without padding.
+        1: from a place's features. 3: from those of its neighbourhood, without padding.
     alphas : sequence of float
         Cross-validation over folds chooses one for each target.
 
@@ -143,9 +143,7 @@ class LinearMap:
     ----------
     origin : Tensor, shape (D,)
     weights : Tensor of float64, shape (T, D)
-    intercept : Tensor of float64, shape (T,)
-    alphas : Tensor of float64, shape (T,)
-        The regularisation of each target.
+    intercept, alphas : Tensor of float64, shape (T,)
     kernel : int
         1, or 3 for neighbourhoods: D = 9 C, see :class:`~probe.moments.Moments`.
     """
@@ -157,18 +155,7 @@ class LinearMap:
     kernel: int = 1
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Predict the targets of a batch.
-
-        Parameters
-        ----------
-        features : Tensor, shape (B, C, h, w)
-            Reduced as those that it was fitted to.
-
-        Returns
-        -------
-        Tensor of float64, shape (B, T, P)
-            Of the places that have a whole kernel.
-        """
+        """Predict the targets of features (B, C, h, w): float64, shape (B, T, P)."""
         channels = features.shape[1]
         # Constant targets have all weights 0: their scale is left alone.
         scale = self.weights.abs().amax(1).clamp_min(torch.finfo(torch.float64).tiny)
@@ -220,25 +207,12 @@ class Statistics:
 def fit_ridge(
     folds: Sequence[Moments], targets: Tensor, alphas: Sequence[float] = ALPHAS
 ) -> LinearMap:
-    """Fit a ridge readout for each target, its regularisation chosen by cross-validation.
+    """Fit a ridge readout to targets (T, P), regularised for each by cross-validation over folds.
 
     The search starts at the second of ``alphas`` (0.01 by default) and walks downhill along them to
-    the nearest minimum of the held-out error. Channels without variance (standard deviation
-    ≤ 1e-5 of the mean, or ≤ 1e-6 of the layer's root mean square) get weight 0.
-
-    Parameters
-    ----------
-    folds : sequence of Moments
-        Of disjoint folds of images. One fold alone leaves nothing to validate on: then the
-        largest α is taken.
-    targets : Tensor of float64, shape (T, P)
-        One row for each target.
-    alphas : sequence of float
-        In any order.
-
-    Returns
-    -------
-    LinearMap
+    the nearest minimum of the held-out error; one fold alone leaves nothing to validate on, and the
+    largest is taken. Channels without variance (standard deviation ≤ 1e-5 of the mean, or ≤ 1e-6 of
+    the layer's root mean square) get weight 0.
 
     References
     ----------
@@ -246,9 +220,7 @@ def fit_ridge(
     choice and assessment of statistical predictions", JRSS B 36.
     """
     alphas = sorted(alphas)
-    total = folds[0]
-    for fold in folds[1:]:
-        total = total + fold
+    total = sum(folds[1:], folds[0])
     targets = targets.to(total.first)
     whole = Statistics.of(total, targets)
     scale = _standardisation(whole, total.origin)
@@ -269,19 +241,8 @@ def fit_ridge(
 def solve_ridge(covariance: Tensor, cross: Tensor, alpha: float) -> tuple[Tensor, bool]:
     """Solve ``(R + α I) v = c`` for every column of c by Cholesky decomposition.
 
-    Parameters
-    ----------
-    covariance : Tensor, shape (C, C)
-        R; only its lower triangle is read.
-    cross : Tensor, shape (C, T)
-        c.
-    alpha : float
-        α ≥ 0.
-
-    Returns
-    -------
-    Tensor, shape (C, T)
-        v, and whether ``R + α I`` was positive definite; if not, v is 0.
+    Only the lower triangle of R (C, C) is read; c and v are of shape (C, T). Returns also whether
+    ``R + α I`` was positive definite; if not, v is 0.
     """
     diagonal = covariance.diagonal()
     before = diagonal.clone()

@@ -41,7 +41,6 @@ class Softmax(Readout):
     cells : int
         Rows and columns of the grid; fewer where a layer has fewer places.
     alphas : sequence of float
-        Regularisation values to choose from.
     iterations : int
         Of L-BFGS, at most.
 

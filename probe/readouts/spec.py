@@ -39,18 +39,7 @@ One more is a class of :class:`~probe.readouts.Readout`, put here under its name
 class ReadoutSpec:
     """Readout kind, kernel, and per-layer or concatenated input.
 
-    Attributes
-    ----------
-    readout : str
-        One of :data:`READOUTS`.
-    kernel : int
-        Side of the neighbourhoods that it sees; by default the readout's first.
-    concat : bool
-        On all layers together, resized to a common grid; by default as the readout does.
-    seed : int
-        Of readouts that draw random numbers.
-    progress : bool
-        Whether slow ones show a bar.
+    ``kernel`` and ``concat`` are by default what the kind of readout declares.
     """
 
     readout: str = "ridge"
