@@ -20,22 +20,7 @@ class ProbeWarning(UserWarning):
 
 
 def one_of(value: str, known: Iterable[str], what: str) -> str:
-    """Return ``value`` if it is among ``known``, else raise with the near matches.
-
-    Parameters
-    ----------
-    value : str
-        The name that was given.
-    known : iterable of str
-        The names that exist.
-    what : str
-        What the name names, for the message: "target", "variant", …
-
-    Raises
-    ------
-    ProbeError
-        If ``value`` is not known.
-    """
+    """Return ``value`` if it is among ``known``, else raise with the near matches."""
     names = list(known)
     if value in names:
         return value
@@ -45,13 +30,7 @@ def one_of(value: str, known: Iterable[str], what: str) -> str:
 
 
 def whole_number(value: Any, what: str, least: int) -> int:
-    """Return a whole number of at least ``least``; a number like 3.0 is none.
-
-    Raises
-    ------
-    ProbeError
-        Which names ``what`` it is for.
-    """
+    """Return a whole number of at least ``least``; a number like 3.0 is none."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:

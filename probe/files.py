@@ -24,13 +24,7 @@ _ROOM = 4 * 2**20  # bytes; a result with its report is smaller
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files whole: all to temporary names first, then each moved to its place in order.
-
-    Raises
-    ------
-    ProbeError
-        If there is no room or permission; nothing is left half-written.
-    """
+    """Write files whole: all to temporary names first, then each moved to its place in order."""
     waiting: list[tuple[str, Path]] = []
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
@@ -63,20 +57,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 @contextlib.contextmanager
 def reading(folder: Path, what: str) -> Iterator[None]:
-    """Explain inside the block why something saved can't be read.
-
-    Parameters
-    ----------
-    folder : Path
-        Where it should be.
-    what : str
-        What it is, such as "result".
-
-    Raises
-    ------
-    ProbeError
-        If a file is missing, or holds something else.
-    """
+    """Turn read errors in the block into one ProbeError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -87,13 +68,7 @@ def reading(folder: Path, what: str) -> Iterator[None]:
 
 
 def check_folder(folder: Path) -> None:
-    """Find out before a long run whether its results can be written; leaves nothing behind.
-
-    Raises
-    ------
-    ProbeError
-        If there is no room or permission.
-    """
+    """Find out before a long run whether its results can be written; leaves nothing behind."""
     try:
         there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         with tempfile.TemporaryFile(dir=there) as file:

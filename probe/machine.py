@@ -17,13 +17,7 @@ from .text import first_line
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """Resolve ``auto`` to CUDA where there is one, else the CPU.
-
-    Raises
-    ------
-    ProbeError
-        If the device is unknown or not available.
-    """
+    """Resolve ``auto`` to CUDA where there is one, else the CPU; refuse what isn't available."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -17,17 +17,10 @@ from ..errors import ProbeError
 class Call(str):
     """A padded call, as ``where`` sees it: the path of the module that makes it, and more.
 
-    Attributes
-    ----------
-    module : str
-        The path, as in ``model.named_modules()``; the string itself. Empty in the model's own
-        ``forward``, and where no module makes the call.
-    function : str
-        ``conv2d``, ``max_pool2d``, ``pad``, …
-    kernel, stride : (int, int) or None
-        Height and width.
-    pad : (int, int, int, int)
-        Cells of border at the top, bottom, left and right.
+    The string is the path as in ``model.named_modules()``, empty in the model's own ``forward`` and
+    where no module makes the call. ``function`` is ``conv2d``, ``max_pool2d``, ``pad``, …;
+    ``kernel`` and ``stride`` are height and width, or None; ``pad`` says how many cells of border
+    there are at the top, bottom, left and right.
     """
 
     __slots__ = ("function", "kernel", "pad", "stride")
@@ -87,12 +80,7 @@ def module_path(names: Names) -> str:
     """Path of the innermost module whose code is running, in the outermost one that holds it.
 
     Python's own call stack knows it, also for methods other than ``forward``; hooks would be state
-    left on the network.
-
-    Parameters
-    ----------
-    names : dict
-        Filled with the names of modules that were seen; the caller keeps it between calls.
+    left on the network. The caller keeps ``names``, those of the modules seen, between calls.
     """
     modules = list(_running_modules())
     for outermost in reversed(modules):

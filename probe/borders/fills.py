@@ -62,7 +62,7 @@ def _stand_ins(rule: str, size: int, places: Tensor) -> Tensor:
 
 
 def extend(x: Tensor, borders: Borders, rule: str, *, seed: int = 0) -> Tensor:
-    r"""Write a border around a tensor.
+    r"""Write a border around a tensor: ``borders`` has by dimension the cells to add before and after.
 
     Cell ``i`` outside ``0 … n - 1`` of a dimension of ``n`` cells is
 
@@ -76,27 +76,7 @@ def extend(x: Tensor, borders: Borders, rule: str, *, seed: int = 0) -> Tensor:
     - ``zeros``: 0.
 
     Height comes before width, so that corners follow the rule along the width. Borders may be
-    wider than the tensor. The memory format is kept.
-
-    Parameters
-    ----------
-    x : Tensor
-        Of any shape with at least one cell in each dimension that is extended.
-    borders : mapping of int to (int, int)
-        By dimension, how many cells to add before and after; negative numbers crop.
-    rule : str
-        One of those above.
-    seed : int
-        Of ``noise``.
-
-    Returns
-    -------
-    Tensor
-
-    Raises
-    ------
-    ProbeError
-        If there is no such rule.
+    wider than the tensor; negative numbers crop. The memory format is kept.
     """
     fills = {name: known.fill for name, known in RULES.items() if known.fill is not None}
     fills["noise"] = Noise(seed, 0, 0)

@@ -37,7 +37,7 @@ class padding(BorderBlock, TorchFunctionMode):
     ``unfold``, ``fold`` and spatial ``pad``, in modules and in functional code alike, sees beyond
     the edge of its input what ``rule`` says rather than what the network was built with. Output
     sizes stay what they were, but for the two cases below. Blocks nest: for each call and side the
-    innermost block that is for it decides. Other threads are not affected.
+    innermost block whose ``where`` and ``sides`` match applies. Other threads are not affected.
 
     ``circular``, ``reflect``, ``replicate``, ``mean``, ``noise``, ``zeros``
         See :func:`extend`. ``zeros`` writes zeros everywhere, also where max pooling pads with −∞
@@ -71,8 +71,7 @@ class padding(BorderBlock, TorchFunctionMode):
     where : str, sequence of str or callable, optional
         Which calls the rule is for; all by default. Globs over module paths (``*`` within one
         dotted part, ``**`` across), which stand for everything inside the modules that they match;
-        or a function that takes a :class:`Call`, which is the module's path as a string and
-        knows its function, kernel, stride and pad, and returns whether the rule is for it.
+        or a function that takes a :class:`Call` and returns whether the rule is for it.
     sides : str or sequence of str
         Which sides the rule is for, of ``top``, ``bottom``, ``left``, ``right``.
     seed : int
@@ -82,7 +81,7 @@ class padding(BorderBlock, TorchFunctionMode):
         batch it comes.
     amplitude : float, optional
         Standard deviation of ``noise`` of mean 0, in place of each channel's own.
-    close : bool
+    wrap_unpadded : bool
         Whether under ``circular`` unpadded operations read on across the edge.
 
     Attributes

@@ -14,16 +14,9 @@ if TYPE_CHECKING:
 class Rule:
     """What a network finds beyond the edge of a feature map.
 
-    Attributes
-    ----------
-    words : str
-        What it is, in a line.
-    fill : str, float, callable or None
-        What stands in padding's place: a number; ``circular``, ``reflect``, ``replicate`` or
-        ``mean``; or a function that takes the strip to fill (a tensor) and returns its values.
-        None where the operations themselves decide.
-    removes_padding : bool
-        Whether nothing of padding is left.
+    ``fill`` is what stands in padding's place: a number; ``circular``, ``reflect``, ``replicate`` or
+    ``mean``; or a function that takes the strip to fill (a tensor) and returns its values; None
+    where the operations themselves decide. ``removes_padding``: nothing of padding is left.
     """
 
     words: str

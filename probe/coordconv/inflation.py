@@ -125,22 +125,8 @@ def inflate(
 def deflate(model: nn.Module) -> nn.Module:
     """Take the coordinates out of a copy of a network again, the inverse of :func:`inflate`.
 
-    Parameters
-    ----------
-    model : Module
-        With CoordConv layers; it stays as it is.
-
-    Returns
-    -------
-    Module
-        A deep copy in which they are plain convolutions: the classes and the keys of the state
-        dict are those from before inflating. Where weights of coordinates are not 0 the outputs
-        change, and a :class:`~probe.ProbeWarning` names the layers.
-
-    Raises
-    ------
-    ProbeError
-        If there is no CoordConv in it.
+    Classes and keys of the state dict are those from before inflating. Where weights of coordinates
+    are not 0 the outputs change, and a :class:`~probe.ProbeWarning` names the layers.
     """
     model = copy.deepcopy(model)
     found = {n: m for n, m in model.named_modules() if isinstance(m, CoordinateTerm)}

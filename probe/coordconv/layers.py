@@ -38,33 +38,12 @@ def coordinates(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    r"""Return the coordinates of every place of a map.
+    r"""Return the coordinates of every place of a map: row, column and, if asked for, the radius.
 
     Cell :math:`k` of :math:`n` lies at :math:`(2k - (n - 1)) / (n - 1)`: at exactly −1 and 1 at the
     ends, and at 0 where :math:`n = 1`. The radius is :math:`r = \sqrt{i^2 + j^2}`, from 0 at the
-    centre to :math:`\sqrt 2` in the corners.
-
-    Parameters
-    ----------
-    height, width : int
-        Of the map.
-    radius : bool
-        Whether to add the radius.
-    dtype : torch.dtype, optional
-        Floating point; torch's default one if not given. Coordinates are computed in float32 at
-        least and then rounded.
-    device : torch.device or str, optional
-        Where to make them.
-
-    Returns
-    -------
-    Tensor, shape (2, height, width) or (3, height, width)
-        Row :math:`i`, column :math:`j`, and the radius if asked for.
-
-    Raises
-    ------
-    ProbeError
-        If ``dtype`` is not floating point.
+    centre to :math:`\sqrt 2` in the corners. Shape (2 or 3, height, width); computed in float32 at
+    least and then rounded to ``dtype``, torch's default one if not given.
     """
     dtype = dtype or torch.get_default_dtype()
     if not dtype.is_floating_point:
@@ -110,15 +89,10 @@ def _channels_last(x: Tensor) -> bool:
 
 
 class AddCoords(nn.Module):
-    """Append the coordinates of every place to a map, as channels.
+    """Append the coordinates of every place to a map, as channels; see :func:`coordinates`.
 
     Shapes ``(B, C, H, W)`` → ``(B, C + 2, H, W)``, with the radius ``(B, C + 3, H, W)``; without a
     batch ``(C, H, W)`` → ``(C + 2, H, W)``. The memory format is kept.
-
-    Parameters
-    ----------
-    radius : bool
-        Whether to append the distance to the centre too; see :func:`coordinates`.
 
     References
     ----------
@@ -145,12 +119,7 @@ else:
 class CoordinateTerm(_Convolution):
     """Adds ``W_c ∗ coordinates`` to what a convolution returns; goes before its class.
 
-    Attributes
-    ----------
-    coord_weight : Parameter
-        :math:`W_c`, dense: groups are for the channels of the map.
-    radius : bool
-        Whether the radius is the third coordinate.
+    ``coord_weight`` is :math:`W_c`, dense: groups are for the channels of the map.
     """
 
     coord_weight: nn.Parameter
@@ -214,23 +183,10 @@ class CoordConv2d(CoordinateTerm, nn.Conv2d):
     .. math:: y = W_x ∗ x + b + W_c ∗ [i, j], \quad\text{with the radius}\; [i, j, r]
 
     which is :class:`AddCoords` and a convolution with the weight :math:`[W_x, W_c]`. Coordinates
-    are padded, and strided over, as the map is. It is an ``nn.Conv2d``: ``weight`` and ``bias`` are
-    what they are there, ``coord_weight`` comes on top. A plain layer's checkpoint loads with
-    ``strict=False``.
-
-    Parameters
-    ----------
-    in_channels : int
-        Those of the map alone.
-    out_channels, kernel_size, …, dtype
-        As of ``nn.Conv2d``.
-    radius : bool
-        Whether to add the distance to the centre; see :func:`coordinates`.
-
-    Attributes
-    ----------
-    coord_weight : Parameter, shape (out_channels, 2 or 3, height, width of the kernel)
-        Dense, also where ``groups`` > 1. Drawn with the fan-in of all channels, ``weight`` too.
+    are padded, and strided over, as the map is. It is an ``nn.Conv2d`` with its arguments and
+    parameters (``in_channels`` are those of the map alone); ``coord_weight`` (out_channels, 2 or 3,
+    kernel height, kernel width) comes on top, dense also where ``groups`` > 1. All are drawn with
+    the fan-in of all channels. A plain layer's checkpoint loads with ``strict=False``.
 
     References
     ----------
@@ -278,21 +234,8 @@ class CoordConvTranspose2d(CoordinateTerm, nn.ConvTranspose2d):
     """A transposed convolution over a map and the coordinates of its places.
 
     It is :class:`AddCoords` and an ``nn.ConvTranspose2d``, as :class:`CoordConv2d` is for
-    ``nn.Conv2d``: coordinates are those of the places of the input.
-
-    Parameters
-    ----------
-    in_channels : int
-        Those of the map alone.
-    out_channels, kernel_size, …, dtype
-        As of ``nn.ConvTranspose2d``.
-    radius : bool
-        Whether to add the distance to the centre; see :func:`coordinates`.
-
-    Attributes
-    ----------
-    coord_weight : Parameter, shape (2 or 3, out_channels, height, width of the kernel)
-        Dense, also where ``groups`` > 1.
+    ``nn.Conv2d``: coordinates are those of the places of the input, and ``coord_weight`` has the
+    shape (2 or 3, out_channels, kernel height, kernel width).
 
     References
     ----------

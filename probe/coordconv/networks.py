@@ -131,19 +131,7 @@ class PlainFinder(nn.Module):
 
 
 def build_network(task: str, network: str, width: int, seed: int) -> nn.Module:
-    """Build the network of a task with seeded weights, torch's own initialisation.
-
-    Parameters
-    ----------
-    task : str
-        One of :data:`probe.coordconv.tasks.TASKS`.
-    network : str
-        ``coordconv`` or ``plain``.
-    width : int
-        Of plain networks.
-    seed : int
-        Of the weights.
-    """
+    """Build the network of a task with seeded weights, torch's own initialisation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if network == "coordconv":

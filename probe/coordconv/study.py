@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ from ..studies.cells import Cell, Outcome
 from ..studies.study import Study, chosen, over_seeds, train_cells
 from .names import PADDINGS, SPLITS, TASKS
 from .page import page, plot_curves, plot_maps
-from .tasks import KEYS, METRICS, NETWORKS, PADDING_WORDS, score_text
+from .tasks import KEYS, METRICS, NETWORKS, network_words, score_text
 from .training import FULL, QUICK, train_network, training_cell
 
 
@@ -80,31 +80,12 @@ def run_tasks(
     seeds : int
         How many, of weights, batches and uniform splits.
     quick : bool
-        Take the profiles :data:`QUICK` in place of :data:`FULL`: all seeds with CoordConv and with
+        Take the settings :data:`QUICK` in place of :data:`FULL`: all seeds with CoordConv and with
         zero padding, one with ``circular`` and ``valid``.
     epochs : float, optional
-        In place of the profiles'.
-    seed : int
-        The first one.
-    device : str
-        ``auto``: CUDA where there is one, else the CPU.
-    workers : int, optional
-        How many networks are trained side by side, each on one thread; outcomes don't depend on it.
-        By default as many as there are cores, and one on a GPU.
-    progress : bool
-        Show a bar.
-    folder : str or Path, optional
-        Where each network's outcome is kept as soon as it is there; a study with the same options
-        that lies there is resumed.
-
-    Returns
-    -------
-    CoordConvStudy
-
-    Raises
-    ------
-    ProbeError
-        If there is no such task, split, network or padding, or a number is not what it should be.
+        In place of the settings'.
+    seed, device, workers, progress, folder
+        As for :func:`probe.instances.run_instances`.
 
     Notes
     -----
@@ -123,36 +104,30 @@ def run_tasks(
     whole_number(seed, "seed", 0)
     if epochs is not None and not (isinstance(epochs, int | float) and 0 < epochs < math.inf):
         raise ProbeError(f"epochs: expected a number above 0, got {epochs!r}")
-    profiles = QUICK if quick else FULL
+    settings = QUICK if quick else FULL
     if epochs is not None:
-        profiles = {task: replace(profile, epochs=epochs) for task, profile in profiles.items()}
+        settings = {task: replace(usual, epochs=epochs) for task, usual in settings.items()}
     cells = [
-        training_cell(profiles[task], task, split, network, rule, seed + number)
+        training_cell(settings[task], task, split, network, rule, seed + number)
         for number in range(seeds)
         for task in tasks
         for split in splits
         for network, rule in _variants(task, networks, paddings)
         if number == 0 or not quick or rule in ("none", "zeros")
     ]
+    options: dict[str, Any] = {"tasks": tasks, "splits": splits, "networks": networks}
+    options |= {"paddings": paddings, "seeds": seeds, "seed": seed, "epochs": epochs}
     outcomes, provenance = train_cells(
         cells,
         train_network,
         quick=quick,
-        options={
-            "tasks": tasks,
-            "splits": splits,
-            "networks": networks,
-            "paddings": paddings,
-            "seeds": seeds,
-            "seed": seed,
-            "epochs": epochs,
-        },
+        options=options,
         device=device,
         workers=workers,
         progress=progress,
         folder=folder,
         description="coordconv",
-        profiles={task: asdict(profiles[task]) for task in tasks},
+        profiles={task: asdict(settings[task]) for task in tasks},
     )
     every, outcomes = _with_copies(cells, outcomes, paddings)
     return CoordConvStudy.of(every, outcomes, KEYS, provenance)
@@ -178,8 +153,8 @@ def _with_copies(
     """Put in what a plain painter is without padding: what it is on a torus."""
     every: list[tuple[Cell, Outcome]] = []
     for cell, outcome in zip(cells, outcomes, strict=True):
-        own = cell["network"] == "plain" and cell["padding"] == "circular"
-        painter = own and cell["task"] != "regression"
+        on_torus = cell["network"] == "plain" and cell["padding"] == "circular"
+        painter = on_torus and cell["task"] != "regression"
         if not painter or "circular" in paddings:
             every.append((cell, outcome))
         if painter and "valid" in paddings:
@@ -188,18 +163,16 @@ def _with_copies(
 
 
 def _summary(means: pd.DataFrame) -> Iterator[str]:
-    rows = means.set_index(["task", "network", "padding", "split", "subset"]).sort_index()
-    for task in dict.fromkeys(means["task"]):
-        found = means[means["task"] == task]
+    groups: Any = means.groupby(["task", "network", "padding"], sort=False)
+    for (task, network, rule), rows in groups:
         metric = METRICS[task][0]
-        for network, rule in dict.fromkeys(zip(found["network"], found["padding"], strict=True)):
-            said = []
-            for split in dict.fromkeys(found["split"]):
-                both: Any = rows.loc[cast(Any, (task, network, rule, split))]
-                train, test = (score_text(metric, both.loc[s, "value"]) for s in ("train", "test"))
-                worst = both.loc["test", "most" if metric == "error_px" else "least"]
-                many = both.loc["test", "seeds"] > 1
-                seeds = f" (worst seed {score_text(metric, worst)})" * bool(many)
-                said.append(f"{split}: {train} in training, {test} in test{seeds}")
-            name = "CoordConv" if network == "coordconv" else f"plain, {PADDING_WORDS[rule]}"
-            yield f"{task.capitalize()}, {name}: {'; '.join(said)}."
+        parts = []
+        for split, both in rows.set_index("subset").groupby("split", sort=False):
+            train, test = both.loc["train"], both.loc["test"]
+            worst = test["most" if metric == "error_px" else "least"]
+            seeds = f" (worst seed {score_text(metric, worst)})" if test["seeds"] > 1 else ""
+            parts.append(
+                f"{split}: {score_text(metric, train['value'])} in training, "
+                f"{score_text(metric, test['value'])} in test{seeds}"
+            )
+        yield f"{task.capitalize()}, {network_words(network, rule)}: {'; '.join(parts)}."

@@ -34,26 +34,14 @@ _LOOKED_AT = 64  # centres of each subset
 
 
 @dataclass(frozen=True)
-class Profile:
-    """How the networks of a task are trained: by Adam and a one-cycle schedule (Smith and Topin
-    2019).
+class TrainingSettings:
+    """How the networks of a task are trained: Adam and a one-cycle schedule (Smith and Topin 2019).
 
-    Attributes
-    ----------
-    epochs : float
-        Of CoordConv; a plain network takes as many steps, of ``plain_batch`` centres each.
-    batch, plain_batch : int
-        Centres of a step.
-    learning_rate, plain_learning_rate : float
-        At its peak.
-    weight_decay, plain_weight_decay : float
-        Of Adam. The regression network of CoordConv takes none: its weights have to grow.
-    decoupled : bool
-        Whether CoordConv's is apart from the gradient (AdamW; Loshchilov and Hutter 2019). A strong
-        one leaves the classifier few ways to be right where it trains and wrong in a quadrant that
-        it has not seen, which one seed in ten otherwise finds.
-    width : int
-        Of the plain network, see :mod:`probe.coordconv.networks`.
+    A plain network takes as many steps as CoordConv, of ``plain_batch`` centres each. CoordConv's
+    regression takes no weight decay: its weights have to grow. ``decoupled`` (AdamW; Loshchilov and
+    Hutter 2019) takes it apart from the gradient; a strong one leaves the classifier few ways to be
+    right where it trains and wrong in a quadrant that it has not seen, which one seed in ten
+    otherwise finds.
     """
 
     epochs: float
@@ -67,25 +55,25 @@ class Profile:
     plain_weight_decay: float = 1e-4
 
 
-QUICK: dict[str, Profile] = {
-    "classification": Profile(
+QUICK: dict[str, TrainingSettings] = {
+    "classification": TrainingSettings(
         3, batch=4, learning_rate=0.02, weight_decay=0.3, decoupled=True, width=8
     ),
-    "rendering": Profile(2, batch=4, width=8),
-    "regression": Profile(2, batch=4, weight_decay=0, width=8),
+    "rendering": TrainingSettings(2, batch=4, width=8),
+    "regression": TrainingSettings(2, batch=4, weight_decay=0, width=8),
 }
 """Under 10 minutes on 2 cores, with three seeds; circular and no padding with one."""
 
-FULL: dict[str, Profile] = {
-    "classification": Profile(12, learning_rate=0.02, weight_decay=0.3, decoupled=True),
-    "rendering": Profile(12),
-    "regression": Profile(12, weight_decay=0),
+FULL: dict[str, TrainingSettings] = {
+    "classification": TrainingSettings(12, learning_rate=0.02, weight_decay=0.3, decoupled=True),
+    "rendering": TrainingSettings(12),
+    "regression": TrainingSettings(12, weight_decay=0),
 }
 """Longer, with all seeds, and with plain networks of 0.7 and 0.1 million parameters."""
 
 
 def training_cell(
-    profile: Profile, task: str, split: str, network: str, rule: str, seed: int
+    settings: TrainingSettings, task: str, split: str, network: str, rule: str, seed: int
 ) -> dict[str, Any]:
     train, _ = split_centres(split, seed)
     given = network == "coordconv"
@@ -95,12 +83,12 @@ def training_cell(
         "network": network,
         "padding": rule,
         "seed": seed,
-        "steps": max(1, round(profile.epochs * len(train) / profile.batch)),
-        "batch": profile.batch if given else profile.plain_batch,
-        "width": None if given else profile.width,
-        "learning_rate": profile.learning_rate if given else profile.plain_learning_rate,
-        "weight_decay": profile.weight_decay if given else profile.plain_weight_decay,
-        "decoupled": given and profile.decoupled,
+        "steps": max(1, round(settings.epochs * len(train) / settings.batch)),
+        "batch": settings.batch if given else settings.plain_batch,
+        "width": None if given else settings.width,
+        "learning_rate": settings.learning_rate if given else settings.plain_learning_rate,
+        "weight_decay": settings.weight_decay if given else settings.plain_weight_decay,
+        "decoupled": given and settings.decoupled,
     }
 
 
@@ -143,21 +131,17 @@ def train_network(cell: Cell, device: torch.device) -> Outcome:
             if step in looks:
                 seconds += time.perf_counter() - clock
                 for subset, numbers in looked_at.items():
-                    found = score_centres(task, network, places[numbers.to(device)])
-                    curve += [
-                        {"step": step, "seconds": seconds, "subset": subset, **row}
-                        for row in _rows(found)
-                    ]
+                    scores = score_centres(task, network, places[numbers.to(device)])
+                    curve += _rows(scores, step=step, seconds=seconds, subset=subset)
                 clock = time.perf_counter()
         everywhere = score_centres(task, network, places)
     parameters = sum(p.numel() for p in network.parameters())
-    scores = [
-        {"parameters": parameters, "subset": subset, **row}
-        for subset, numbers in subsets.items()
-        for row in _rows({name: values[numbers] for name, values in everywhere.items()})
-    ]
+    rows: list[dict[str, Any]] = []
+    for subset, numbers in subsets.items():
+        scores = {name: values[numbers] for name, values in everywhere.items()}
+        rows += _rows(scores, parameters=parameters, subset=subset)
     picture = everywhere[METRICS[task][0]].reshape(PLACES, PLACES).numpy().astype(np.float32)
-    return Outcome(scores, curve, {"map": picture}, seconds)
+    return Outcome(rows, curve, {"map": picture}, seconds)
 
 
 def _batches(train: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -179,36 +163,21 @@ def _loss(task: str, network: nn.Module, places: Tensor) -> Tensor:
 def score_centres(
     task: str, network: nn.Module, places: Tensor, batch: int = 16
 ) -> dict[str, Tensor]:
-    """Score a network at every centre given.
+    """Score a network at centres (N, 2), by metric of the task, each float64 of shape (N,).
 
-    Parameters
-    ----------
-    task : str
-        One of :data:`~probe.coordconv.tasks.TASKS`.
-    network : Module
-        Evaluated as it is padded; its mode is put back.
-    places : Tensor of int64, shape (N, 2)
-        Rows and columns.
-    batch : int
-        Centres at a time.
-
-    Returns
-    -------
-    dict of str to Tensor of float64, shape (N,)
-        ``accuracy`` and ``error_px`` (classification), ``iou`` (rendering), ``error_px``
-        (regression).
+    The network is evaluated as it is padded; its mode is put back.
     """
     mode = network.training
-    found: dict[str, list[Tensor]] = {}
     try:
         network.eval()
         with torch.no_grad():
-            for part in places.split(batch):
-                for name, values in _scores(task, network, part).items():
-                    found.setdefault(name, []).append(values.to("cpu", torch.float64))
+            parts = [_scores(task, network, part) for part in places.split(batch)]
     finally:
         network.train(mode)
-    return {name: torch.cat(values) for name, values in found.items()}
+    return {
+        name: torch.cat([part[name].to("cpu", torch.float64) for part in parts])
+        for name in parts[0]
+    }
 
 
 def _scores(task: str, network: nn.Module, places: Tensor) -> dict[str, Tensor]:
@@ -228,5 +197,5 @@ def _scores(task: str, network: nn.Module, places: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _rows(found: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    return [{"metric": name, "value": float(values.mean())} for name, values in found.items()]
+def _rows(scores: Mapping[str, Tensor], **about: Any) -> list[dict[str, Any]]:
+    return [{**about, "metric": name, "value": float(v.mean())} for name, v in scores.items()]

@@ -32,16 +32,14 @@ def cluster(
 
     Parameters
     ----------
-    embedding : array, shape (D, H, W)
-        Of each pixel.
-    foreground : array of bool, shape (H, W)
-        Pixels that belong to objects.
+    embedding, foreground : array, shapes (D, H, W) and (H, W)
+        Of each pixel, and whether it belongs to an object.
     bandwidth : float
         Above 0; of the order of δ_v and below δ_d of
         :func:`~probe.instances.discriminative_loss`.
     least : int
-        Pixels that a mode has to cover, of those that modes are sought on: fewer are stragglers of
-        other clusters. Where no mode covers so many, the fullest ones count.
+        Pixels that a mode has to cover; fewer are stragglers of other clusters. Where no mode
+        covers so many, the fullest ones count.
     most : int
         Pixels that modes are sought on; of more, a seeded sample.
     seed : int
@@ -107,13 +105,13 @@ def _seeds(pixels: NDArray[np.float64], bandwidth: float) -> NDArray[np.float64]
         np.round(pixels / bandwidth), axis=0, return_inverse=True, return_counts=True
     )
     fullness = counts[cell.ravel()]
-    free, found = np.ones(len(pixels), bool), []
+    free, seeds = np.ones(len(pixels), bool), []
     while free.any():
         place = int(np.argmax(np.where(free, fullness, 0)))
-        found.append(pixels[place])
+        seeds.append(pixels[place])
         free &= _squares(pixels, pixels[place : place + 1])[:, 0] > bandwidth**2
         free[place] = False
-    return np.array(found)
+    return np.array(seeds)
 
 
 def _squares(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:

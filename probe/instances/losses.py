@@ -45,30 +45,12 @@ def discriminative_loss(
     weights: Sequence[float] = (1, 1, 0.001),
     ignore_index: int | None = 255,
 ) -> Tensor:
-    r"""Weighted sum of the :func:`discriminative_terms`, averaged over images.
+    r"""Weighted sum of the :func:`discriminative_terms`, averaged over images; a scalar.
 
     .. math:: L = \frac1B \sum_b \left(α\, L_{var} + β\, L_{dist} + γ\, L_{reg}\right)_b
 
-    Parameters
-    ----------
-    embedding : Tensor, shape (B, D, H, W)
-        Of every pixel.
-    labels : Tensor of integers, shape (B, H, W)
-        0 is background, every other value of an image an instance, but for ``ignore_index``.
-    delta_var, delta_dist, norm, ignore_index
-        See :func:`discriminative_terms`.
-    weights : sequence of three float
-        α, β and γ.
-
-    Returns
-    -------
-    Tensor, scalar
-        At least 0 for weights of at least 0. An image without instances counts with 0.
-
-    Raises
-    ------
-    ProbeError
-        If shapes, types or devices do not fit, a label is negative, or an option is out of range.
+    ``weights`` are α, β and γ; other parameters and errors are those of
+    :func:`discriminative_terms`. An image without instances counts with 0.
 
     References
     ----------
@@ -110,14 +92,12 @@ def discriminative_terms(
         Of any floating-point type; half precision is summed in float32. Pixels of the background
         do not count, but must be finite too.
     labels : Tensor of integers, shape (B, H, W)
-        0 is background, every other value of an image an instance; at least 0, on the device of
-        the embedding.
+        0 is background, every other value of an image an instance; at least 0.
     delta_var : float
-        :math:`δ_v`, the distance from its centre below which a pixel is left alone; at least 0.
+        :math:`δ_v` ≥ 0, the distance from its centre below which a pixel is left alone.
     delta_dist : float
-        :math:`δ_d`, half of the distance from which two centres leave one another alone; at
-        least 0. With :math:`δ_d > 2 δ_v` a pixel within its margin is nearer to its own centre
-        than to another.
+        :math:`δ_d` ≥ 0, half of the distance from which two centres leave one another alone. With
+        :math:`δ_d > 2 δ_v` a pixel within its margin is nearest to its own centre.
     norm : float
         Order of the norm: 1, 2 or ``math.inf``.
     ignore_index : int, optional
@@ -133,14 +113,12 @@ def discriminative_terms(
     Raises
     ------
     ProbeError
-        As for :func:`discriminative_loss`.
+        If shapes, types or devices do not fit, a label is negative, or an option is out of range.
 
     Notes
     -----
     Where the norm has no derivative at 0, 0 is taken, so that gradients are finite between
     identical centres too. Derivatives are of first order only, by autograd and not by torch.func.
-
-    Memory is that of a few copies of the embedding and B · K² distances, for the greatest K.
 
     References
     ----------
@@ -203,12 +181,8 @@ def _check(
 def _members(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Number the instances of each image from 1, where their labels are not small numbers already.
 
-    Returns
-    -------
-    member : Tensor of int64, shape (B, P)
-        Number of the instance of each pixel, 0 for background.
-    pixels : Tensor of int64, shape (B, S)
-        How many pixels each has, with 0 for the background and for numbers of no instance.
+    Returns the number of each pixel's instance, 0 for background, and how many pixels each number
+    has, shape (B, S), with 0 for the background.
     """
     least, greatest = (int(bound) for bound in labels.aminmax())
     if least < 0:
@@ -241,11 +215,11 @@ def _foreground(x: Tensor, member: Tensor, pixels: Tensor) -> tuple[Tensor, Tens
     most = int(pixels.max())
     if 2 * most > member.shape[1]:
         return x, member
-    there = torch.arange(most, device=x.device) < pixels[:, None]
+    filled = torch.arange(most, device=x.device) < pixels[:, None]
     place = member.nonzero()[:, 1]
-    place = place.new_zeros(there.shape).masked_scatter_(there, place)
+    place = place.new_zeros(filled.shape).masked_scatter_(filled, place)
     picked = x.gather(2, place[:, None].expand(-1, x.shape[1], -1))
-    return picked, member.gather(1, place).mul_(there)
+    return picked, member.gather(1, place).mul_(filled)
 
 
 class _Variance(torch.autograd.Function):
@@ -329,10 +303,9 @@ def _blocks(x: Tensor) -> Iterator[slice]:
 def _spread(values: Tensor, member: Tensor, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Give pixels (B, D, n) the values (B, S, D) of their instances, in memory used again."""
     values = values.mT.contiguous()
-    memory = None
-    for part in _blocks(x):
-        if memory is None:
-            memory = torch.empty_like(x[:, :, part])
+    parts = list(_blocks(x))
+    memory = torch.empty_like(x[:, :, parts[0]]) if parts else x
+    for part in parts:
         numbers = member[:, part]
         out = memory[:, :, : numbers.shape[1]]
         if values.shape[2] <= _FEW and x.device.type == "cpu":

@@ -28,27 +28,12 @@ class SegmentationNetwork(nn.Module):
     ----------
     borders : str
         One of :data:`BORDERS`.
-    channels : int
-        Of every hidden map.
-    dimensions : int
-        Of the embedding.
+    channels, dimensions, classes : int
+        Of every hidden map, of the embedding, of the semantic head.
     dilations : sequence of int
         Of each convolution, the first included.
-    classes : int
-        Of the semantic head.
     seed : int
-        Of the weights, which are those of every other border's network of this seed; ``coordconv``
-        has those for the coordinates besides.
-
-    Attributes
-    ----------
-    reach : int
-        Pixels that an output sees each way.
-
-    Raises
-    ------
-    ProbeError
-        If there is no such border.
+        Same seed, same weights for every border; ``coordconv`` adds its own.
     """
 
     def __init__(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,11 +19,11 @@ from PIL import Image
 
 from ..errors import ProbeError
 from ..report.parts import svg, templates
-from ..report.style import shown_once, style
-from ..studies.study import Study, over_seeds
+from ..report.style import bare_axes, shown_once, style
+from ..studies.study import Study, over_seeds, seeds_text
 from ..text import number_text
 from .names import SCENES, TASKS
-from .settings import BORDER_WORDS, FLOOR, LEADING, SHOWN
+from .settings import BORDER_WORDS, FLOOR, LEADING
 
 _COLOURS = dict(zip(BORDER_WORDS, (1, 8, 0, 4, 2), strict=True))  # of "colorblind"
 
@@ -56,12 +57,11 @@ def plot_losses(curves: pd.DataFrame, scenes: str) -> Figure:
         figure = plt.figure(figsize=(6.4, 3.2), layout="constrained")
         axes = figure.subplots()
         for border in _borders(rows):
-            mine = rows[rows["borders"] == border]
-            for seed, one in mine.groupby("seed"):
-                label = BORDER_WORDS[border] if seed == mine["seed"].min() else None
+            labels = iter([BORDER_WORDS[border]])  # once for all seeds
+            for _, one in rows[rows["borders"] == border].groupby("seed"):
                 axes.plot(
-                    one["step"], one["loss"].clip(lower=1e-3), color=_colour(border), label=label,
-                    linestyle=_STYLES[border], linewidth=1.4,
+                    one["step"], one["loss"].clip(lower=1e-3), **_look(border), linewidth=1.4,
+                    label=next(labels, None),
                 )  # fmt: skip
         axes.axhline(FLOOR, color="#777777", linewidth=1, linestyle=(0, (2, 2)))
         axes.set(yscale="log", xlabel="steps", ylabel="discriminative loss")
@@ -78,11 +78,10 @@ def plot_distance(table: pd.DataFrame, reach: int) -> Figure:
         figure = plt.figure(figsize=(5.2, 3.0), layout="constrained")
         axes = figure.subplots()
         for border in _borders(rows):
-            mine = rows[rows["borders"] == border].sort_values("distance")
+            line = rows[rows["borders"] == border].sort_values("distance")
             axes.plot(
-                mine["distance"], mine["value"], color=_colour(border), linewidth=1.8,
-                linestyle=_STYLES[border], marker="o", markersize=4, markeredgewidth=0,
-                label=BORDER_WORDS[border],
+                line["distance"], line["value"], **_look(border), linewidth=1.8, marker="o",
+                markersize=4, markeredgewidth=0, label=BORDER_WORDS[border],
             )  # fmt: skip
         axes.axvspan(0, reach, color="#f2f3f5", linewidth=0, zorder=0)
         axes.text(reach / 2, 1.06, "reach", ha="center", fontsize="small")
@@ -102,39 +101,33 @@ def plot_scenes(
     """Draw test scenes: image, truth, and each border's embedding and clusters."""
     rows = _of(table, scenes, task)
     borders, seed = _borders(rows), int(rows["seed"].min())
-    layers = ["classes"] if task == "semantic" else ["embedding", "objects"]
-    first = "/".join([scenes, task, borders[0], str(seed)])
+    parts = {"classes": "classes"}
+    if task != "semantic":
+        parts = {"embedding": "embedding", "objects": "clusters"}
     truth = "true_classes" if task == "semantic" else "truth"
-    count = min(count, len(arrays[f"{first}/image"]))
-    wide = arrays[f"{first}/image"].shape[2] / arrays[f"{first}/image"].shape[1]
-    columns: list[tuple[str, str | None]] = [("image", None), ("truth", None)]
-    columns += [(part, border) for border in borders for part in layers]
+    columns = [("image", borders[0], "image"), (truth, borders[0], "truth")]
+    columns += [
+        (part, border, f"{BORDER_WORDS[border]}\n{words}")
+        for border in borders
+        for part, words in parts.items()
+    ]
+    images = arrays["/".join([scenes, task, borders[0], str(seed), "image"])]
+    count, wide = min(count, len(images)), images.shape[2] > 2 * images.shape[1]
     with style():
-        lines = count * len(layers) if wide > 2 else count
-        if wide > 2:  # one picture below the other
-            figure = plt.figure(figsize=(8, 0.62 * len(columns)), layout="constrained")
+        size = (8, 0.62 * len(columns)) if wide else (1.1 * len(columns), 1.3 * count + 0.3)
+        figure = plt.figure(figsize=size, layout="constrained")
+        if wide:  # one picture below the other
             grid = figure.subplots(len(columns), 1, squeeze=False).T
         else:
-            size = (1.1 * len(columns), 1.3 * lines + 0.3)
-            figure = plt.figure(figsize=size, layout="constrained")
-            grid = figure.subplots(lines, len(columns), squeeze=False)
+            grid = figure.subplots(count, len(columns), squeeze=False)
         for number, line in enumerate(grid):
-            for axes, (part, border) in zip(line, columns, strict=True):
-                name = truth if part == "truth" else part
-                where = "/".join([scenes, task, border or borders[0], str(seed), name])
-                axes.imshow(_picture(arrays[where][number]), interpolation="nearest")
-                axes.set(xticks=[], yticks=[])
-                sns.despine(ax=axes, left=True, bottom=True)
-                words = {"objects": "clusters"}.get(part, part)
-                title = words if border is None else f"{BORDER_WORDS[border]}\n{words}"
-                if wide > 2:
-                    axes.set_ylabel(
-                        title.replace("\n", ", "),
-                        rotation=0,
-                        ha="right",
-                        va="center",
-                        fontsize="x-small",
-                    )
+            for axes, (part, border, title) in zip(line, columns, strict=True):
+                values = arrays["/".join([scenes, task, border, str(seed), part])][number]
+                axes.imshow(_picture(values), interpolation="nearest")
+                bare_axes(axes)
+                if wide:
+                    beside: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center"}
+                    axes.set_ylabel(title.replace("\n", ", "), **beside, fontsize="x-small")
                 elif number == 0:
                     axes.set_title(title, fontsize=6.5)
     return shown_once(figure)
@@ -157,35 +150,40 @@ def _of(table: pd.DataFrame, scenes: str, task: str) -> pd.DataFrame:
 
 
 def _borders(rows: pd.DataFrame) -> list[str]:
-    there = set(rows["borders"])
-    return [border for border in BORDER_WORDS if border in there]
+    return [border for border in BORDER_WORDS if border in set(rows["borders"])]
 
 
-def _colour(border: str) -> Any:
-    return sns.color_palette("colorblind")[_COLOURS[border]]
+def scenes_of(table: pd.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
+    """Kinds of scenes in a table, what they are called, and the tasks on them."""
+    for kind in SCENES:
+        tasks = set(table[table["scenes"] == kind]["task"])
+        if tasks:
+            title = f"{kind.removesuffix('s').capitalize()} scenes"
+            yield kind, title, [task for task in TASKS if task in tasks]
+
+
+def _look(border: str) -> dict[str, Any]:
+    colour = sns.color_palette("colorblind")[_COLOURS[border]]
+    return {"color": colour, "linestyle": _STYLES[border]}
 
 
 def page(study: Study, means: pd.DataFrame, sentences: Sequence[str]) -> str:
     """Render a study: one HTML document that loads nothing from elsewhere."""
-    kinds = [kind for kind in SCENES if kind in set(study.table["scenes"])]
-    tasks = dict.fromkeys(study.table["task"])
-    return (
-        templates()
-        .get_template("instances.html")
-        .render(
-            sentences=sentences,
-            sections=[_section(study, means, kind) for kind in kinds],
-            tasks={task: about for task, about in TASKS.items() if task in tasks},
-            borders=[BORDER_WORDS[border] for border in _borders(study.table)],
-            provenance=study.provenance,
-            options=study.provenance["options"],
-        )
+    tasks = set(study.table["task"])
+    template = templates().get_template("instances.html")
+    return template.render(
+        sentences=sentences,
+        sections=[_section(study, means, *scenes) for scenes in scenes_of(study.table)],
+        tasks={task: about for task, about in TASKS.items() if task in tasks},
+        borders=[BORDER_WORDS[border] for border in _borders(study.table)],
+        provenance=study.provenance,
+        options=study.provenance["options"],
     )
 
 
-def _section(study: Study, means: pd.DataFrame, kind: str) -> dict[str, Any]:
-    rows = study.table[study.table["scenes"] == kind]
-    tasks = [task for task in TASKS if task in set(rows["task"])]
+def _section(
+    study: Study, means: pd.DataFrame, kind: str, title: str, tasks: Sequence[str]
+) -> dict[str, Any]:
     figures: dict[str, tuple[Figure, str]] = {}
     if "instance" in tasks:
         figures["losses"] = (
@@ -200,31 +198,28 @@ def _section(study: Study, means: pd.DataFrame, kind: str) -> dict[str, Any]:
             "edge. Grey: the reach of the network.",
         )
     for task in tasks:
+        shown = "embeddings as colours (three principal components) and their clusters"
+        if task == "semantic":
+            shown = "predicted classes"
+        count = 1 if kind == "large" else 2
         figures[f"pictures-{task}"] = (
-            plot_scenes(
-                study.table, study.arrays, kind, task, 1 if kind == "large" else min(2, SHOWN)
-            ),
-            f"Test scenes, {task} task, first seed"
-            + (
-                ": embeddings as colours (three principal components) and their clusters."
-                if task != "semantic"
-                else ": predicted classes."
-            ),
+            plot_scenes(study.table, study.arrays, kind, task, count),
+            f"Test scenes, {task} task, first seed: {shown}.",
         )
     drawn = {}
     for name, (figure, caption) in figures.items():
         plt.close(figure)
         label = f"{kind}: {name}"
         pictures = name.startswith("pictures")
-        shown = _png(figure, label) if pictures else svg(figure, f"{kind}-{name}", label)
-        drawn[name] = {"figure": shown, "caption": caption}
+        element = _png(figure, label) if pictures else svg(figure, f"{kind}-{name}", label)
+        drawn[name] = {"figure": element, "caption": caption}
     return {
         "name": kind,
-        "title": f"{kind.removesuffix('s').capitalize()} scenes",
+        "title": title,
         "about": SCENES[kind],
         "tables": [_table(means, kind, task) for task in tasks],
         "figures": drawn,
-        "seeds": rows["seed"].nunique(),
+        "seeds": study.table[study.table["scenes"] == kind]["seed"].nunique(),
         "size": study.provenance["settings"][kind]["image_size"],
         "reach": study.provenance["reach"][kind],
     }
@@ -234,13 +229,11 @@ def _table(means: pd.DataFrame, kind: str, task: str) -> dict[str, Any]:
     means = means[(means["scenes"] == kind) & (means["task"] == task)]
     lines = []
     for border in _borders(means):
-        mine = means[means["borders"] == border].set_index("metric")
-        cells = []
-        for metric, (_, form) in _COLUMNS[task].items():
-            row = mine.loc[metric]
-            least, most = (number_text(row[name], form) for name in ("least", "most"))
-            spread = f"{least} … {most}" if row["seeds"] > 1 else ""
-            cells.append({"value": number_text(row["value"], form), "spread": spread})
+        rows = means[means["borders"] == border].set_index("metric")
+        cells = [
+            seeds_text(rows.loc[[metric]].iloc[0], partial(number_text, form=form))
+            for metric, (_, form) in _COLUMNS[task].items()
+        ]
         lines.append({"name": BORDER_WORDS[border], "cells": cells})
     return {
         "task": task,

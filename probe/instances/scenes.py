@@ -38,6 +38,9 @@ _Size = tuple[int, int]
 
 _Offsets = tuple[NDArray[np.float64], NDArray[np.float64]]
 
+Drawn = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
+"""Image (H, W, 3), instances (H, W) and classes (H, W) of one scene."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -63,9 +66,7 @@ class Scene:
         return Scene(self.images[rows], self.instances[rows], self.classes[rows])
 
     def to(self, device: torch.device | str) -> Scene:
-        """Move them to a device."""
-        moved = (x.to(device) for x in (self.images, self.instances, self.classes))
-        return Scene(*moved)
+        return Scene(*(x.to(device) for x in (self.images, self.instances, self.classes)))
 
 
 class Scenes(Stimuli):
@@ -74,28 +75,14 @@ class Scenes(Stimuli):
     tileable = True
 
     @abstractmethod
-    def draw(
-        self, split: str, index: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-        """Draw one scene.
-
-        Returns
-        -------
-        image : ndarray of uint8, shape (H, W, 3)
-        instances, classes : ndarray of int64, shape (H, W)
-        """
+    def draw(self, split: str, index: int) -> Drawn:
+        """Draw one scene."""
 
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         canvas[..., :3] = self.draw(split, index)[0]
 
     def labelled(self, split: str, start: int, stop: int) -> Scene:
-        """Return scenes ``start … stop − 1`` of a split with their labels.
-
-        Raises
-        ------
-        ProbeError
-            If there is no such split.
-        """
+        """Return scenes ``start … stop − 1`` of a split with their labels."""
         one_of(split, SPLITS, "split")
         drawn = [self.draw(split, index) for index in range(start, stop)]
         images, instances, classes = (
@@ -141,9 +128,7 @@ class OrdinaryScenes(Scenes):
         _check_size(self.image_size, radius)
         self.things, self.radius = things, radius
 
-    def draw(
-        self, split: str, index: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    def draw(self, split: str, index: int) -> Drawn:
         rng = self.rng(split, index)
         height, width = self.image_size
         image, classes = _stuff(rng, self.image_size)
@@ -162,7 +147,7 @@ class OrdinaryScenes(Scenes):
 
 
 class TwinScenes(Scenes):
-    r"""Exact copies of one thing, on a sub-lattice of the torus.
+    """Exact copies of one thing, on a sub-lattice of the torus.
 
     ``shifts`` generate a group of shifts of the torus :math:`ℤ_H × ℤ_W`. There is one copy for
     each element, and the whole scene, stuff included, is unchanged by all of them. A network that
@@ -222,9 +207,7 @@ class TwinScenes(Scenes):
         _check_size(self.cell, radius)
         self.radius = radius
 
-    def draw(
-        self, split: str, index: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    def draw(self, split: str, index: int) -> Drawn:
         rng = self.rng(split, index)
         times = [n // c for n, c in zip(self.image_size, self.cell, strict=True)]
         one_image, one_map = _stuff(rng, self.cell)

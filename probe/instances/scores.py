@@ -36,15 +36,7 @@ def symmetric_best_dice(predicted: ArrayLike, true: ArrayLike) -> float:
     .. math:: \min(BD(A, B), BD(B, A)),\quad
         BD(A, B) = \frac1{|A|} \sum_{a ∈ A} \max_{b ∈ B} \frac{2 |a ∩ b|}{|a| + |b|}
 
-    Parameters
-    ----------
-    predicted, true : array of int, shape (H, W)
-        Label maps.
-
-    Returns
-    -------
-    float
-        In [0, 1]; 1 if neither has an object, 0 if only one of them has.
+    In [0, 1]; 1 if neither label map has an object, 0 if only one of them has.
 
     References
     ----------
@@ -77,19 +69,8 @@ def average_precision(predicted: ArrayLike, true: ArrayLike, threshold: float = 
     .. math:: \frac{TP}{TP + FP + FN}
 
     with a true positive for each pair of objects of an intersection over union above the
-    threshold.
-
-    Parameters
-    ----------
-    predicted, true : array of int, shape (H, W)
-        Label maps.
-    threshold : float
-        At least 0.5, so that no object has two partners.
-
-    Returns
-    -------
-    float
-        In [0, 1]; 1 if neither has an object.
+    threshold, which is at least 0.5, so that no object has two partners. In [0, 1]; 1 if neither
+    label map has an object.
 
     References
     ----------
@@ -98,21 +79,16 @@ def average_precision(predicted: ArrayLike, true: ArrayLike, threshold: float = 
     if not 0.5 <= threshold < 1:
         raise ProbeError(f"threshold: expected a number in [0.5, 1), got {threshold!r}")
     overlaps = _overlaps(_shared(predicted, true))
-    found = int((overlaps > threshold).sum())
-    every = sum(overlaps.shape) - found
-    return found / every if every else 1.0
+    hits = int((overlaps > threshold).sum())
+    every = sum(overlaps.shape) - hits
+    return hits / every if every else 1.0
 
 
 @dataclass(frozen=True)
 class PanopticQuality:
-    """Panoptic quality over images, and its parts.
+    """Panoptic quality over images and its parts, means over the classes that occur.
 
-    Attributes
-    ----------
-    quality, segmentation, recognition : float
-        Means over the classes that occur, in [0, 1]; NaN if none does.
-    by_class : dict of int to (float, float, float)
-        The three of each class.
+    They are NaN if none does; ``by_class`` has the three of each class.
     """
 
     quality: float
@@ -145,10 +121,6 @@ def panoptic_quality(
     things : sequence of int
         Those that come as instances; of the others an image has one segment.
 
-    Returns
-    -------
-    PanopticQuality
-
     References
     ----------
     Kirillov et al. (2019), "Panoptic segmentation", arXiv 1801.00868, section 4.
@@ -161,20 +133,18 @@ def panoptic_quality(
                 (predicted_classes, predicted_instances),
                 (true_classes, true_instances),
             ):
-                there = np.asarray(kinds) == c
-                numbers = np.ones(there.shape, np.int64)
-                if c in things:
-                    numbers += np.asarray(instances, np.int64)
-                maps.append(np.where(there, numbers, 0))
+                number = 1 + np.asarray(instances, np.int64) * (c in things)
+                maps.append(np.where(np.asarray(kinds) == c, number, 0))
             overlaps = _overlaps(_shared(*maps))
             matched = overlaps[overlaps > 0.5]
-            hits = len(matched)
-            total += matched.sum(), hits, overlaps.shape[0] - hits, overlaps.shape[1] - hits
+            extra, missed = (side - len(matched) for side in overlaps.shape)
+            total += matched.sum(), len(matched), extra, missed
     by_class: dict[int, tuple[float, float, float]] = {}
-    for c, (overlap, found, extra, missed) in counts.items():
-        if found + extra + missed:
-            recognition = float(found) / (found + extra / 2 + missed / 2)
-            segmentation = float(overlap / found) if found else 0.0
+    for c, total in counts.items():
+        overlap, hits, *wrong = map(float, total)
+        if hits + sum(wrong):
+            recognition = hits / (hits + sum(wrong) / 2)
+            segmentation = overlap / hits if hits else 0.0
             by_class[c] = (segmentation * recognition, segmentation, recognition)
     means = np.mean(list(by_class.values()), 0) if by_class else np.full(3, np.nan)
     first, second, third = (float(mean) for mean in means)
@@ -184,27 +154,17 @@ def panoptic_quality(
 def mean_iou(predicted: ArrayLike, true: ArrayLike, classes: Sequence[int]) -> float:
     """Intersection over union of each class over all pixels, averaged over classes that occur.
 
-    Parameters
-    ----------
-    predicted, true : array of int, shape (..., H, W)
-        Class maps of any number of images.
-    classes : sequence of int
-        Those that count.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN if no class occurs in either.
+    Class maps are of any number of images (..., H, W). In [0, 1]; NaN if no class occurs in either.
     """
     a, b = np.asarray(predicted), np.asarray(true)
     if a.shape != b.shape:
         raise ProbeError(f"class maps: expected two of one shape, got {a.shape} and {b.shape}")
-    found = []
+    overlaps = []
     for c in classes:
         either = int(((a == c) | (b == c)).sum())
         if either:
-            found.append(int(((a == c) & (b == c)).sum()) / either)
-    return float(np.mean(found)) if found else float("nan")
+            overlaps.append(int(((a == c) & (b == c)).sum()) / either)
+    return float(np.mean(overlaps)) if overlaps else float("nan")
 
 
 def pair_f1(predicted: ArrayLike, true: ArrayLike) -> float:
@@ -216,16 +176,8 @@ def pair_f1(predicted: ArrayLike, true: ArrayLike) -> float:
     .. math:: F_1 = \frac{2 \sum_{ab} \binom{n_{ab}}2}
         {\sum_a \binom{n_a}2 + \sum_b \binom{n_b}2}
 
-    Parameters
-    ----------
-    predicted, true : array of int, shape (H, W)
-        Label maps.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN if there is no pair of either kind. :func:`chance_pair_f1` is what one
-        cluster for all scores.
+    In [0, 1]; NaN if there is no pair of either kind. :func:`chance_pair_f1` is what one cluster
+    for all scores.
 
     References
     ----------

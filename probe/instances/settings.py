@@ -22,22 +22,8 @@ THINGS = range(len(STUFF), len(CLASSES))
 
 
 @dataclass(frozen=True)
-class Profile:
-    """How networks are trained.
-
-    Attributes
-    ----------
-    steps : int
-        Of Adam, with a one-cycle learning rate.
-    batch : int
-        Scenes of a step.
-    train_scenes, test_scenes : int
-        How many there are.
-    learning_rate : float
-        At its peak.
-    clip : float
-        Largest norm of a gradient.
-    """
+class TrainingSettings:
+    """How networks are trained: by Adam with a one-cycle learning rate and clipped gradients."""
 
     steps: int
     batch: int = 8
@@ -49,17 +35,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Setting:
-    """Scenes and the network for them.
-
-    Attributes
-    ----------
-    image_size : (int, int)
-        Height and width in pixels.
-    shifts : tuple of (int, int) or None
-        Of twin scenes.
-    dilations : tuple of int
-        Of the network's convolutions.
-    """
+    """Scenes and the network for them; ``shifts`` are those of twin scenes."""
 
     image_size: tuple[int, int]
     dilations: tuple[int, ...]
@@ -79,17 +55,17 @@ SETTINGS: dict[str, Setting] = {
 }
 """The setting of each kind of scenes."""
 
-QUICK: dict[str, Profile] = {
-    "twins": Profile(steps=600),
-    "ordinary": Profile(steps=400, train_scenes=512),
-    "large": Profile(steps=400, batch=4, train_scenes=256),
+QUICK: dict[str, TrainingSettings] = {
+    "twins": TrainingSettings(steps=600),
+    "ordinary": TrainingSettings(steps=400, train_scenes=512),
+    "large": TrainingSettings(steps=400, batch=4, train_scenes=256),
 }
 """Under 10 minutes on 2 cores, with three seeds; ordinary and large scenes with one."""
 
-FULL: dict[str, Profile] = {
-    "twins": Profile(steps=2000, train_scenes=4096, test_scenes=256),
-    "ordinary": Profile(steps=4000, train_scenes=4096, test_scenes=256),
-    "large": Profile(steps=1500, train_scenes=1024, test_scenes=128),
+FULL: dict[str, TrainingSettings] = {
+    "twins": TrainingSettings(steps=2000, train_scenes=4096, test_scenes=256),
+    "ordinary": TrainingSettings(steps=4000, train_scenes=4096, test_scenes=256),
+    "large": TrainingSettings(steps=1500, train_scenes=1024, test_scenes=128),
 }
 """Longer, with all seeds on all scenes."""
 

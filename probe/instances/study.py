@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from ..errors import ProbeError, whole_number
 from ..studies.study import Study, chosen, over_seeds, train_cells
 from ..text import number_text
 from .names import BORDERS, SCENES, TASKS
-from .page import page, plot_distance, plot_losses, plot_scenes
+from .page import page, plot_distance, plot_losses, plot_scenes, scenes_of
 from .settings import BORDER_WORDS, FLOOR, FULL, KEYS, QUICK, SETTINGS
 from .training import train_network
 
@@ -75,7 +76,7 @@ def run_instances(
     progress: bool = True,
     folder: str | Path | None = None,
 ) -> InstanceStudy:
-    r"""Train one small network to segment scenes, with every border and for every task.
+    """Train one small network to segment scenes, with every border and for every task.
 
     Objects that are exact copies of one another, on a sub-lattice of a torus, look the same to an
     equivariant network: it gives them one embedding, and the distance term of its loss stays at
@@ -89,10 +90,10 @@ def run_instances(
     seeds : int
         How many, of scenes, weights and batches.
     quick : bool
-        Take the profiles :data:`QUICK` in place of :data:`FULL`: all seeds on twin scenes, one on
+        Take the settings :data:`QUICK` in place of :data:`FULL`: all seeds on twin scenes, one on
         the others.
     steps : int, optional
-        In place of the profiles'.
+        In place of the settings'.
     seed : int
         The first one.
     device : str
@@ -106,15 +107,6 @@ def run_instances(
         Where each network's outcome is kept as soon as it is there; a study with the same options
         that lies there is resumed.
 
-    Returns
-    -------
-    InstanceStudy
-
-    Raises
-    ------
-    ProbeError
-        If there are no such scenes, borders or task, or a number is not what it should be.
-
     References
     ----------
     De Brabandere, Neven, Van Gool (2017), arXiv 1708.02551, for the loss; Kirillov et al. (2019),
@@ -126,7 +118,7 @@ def run_instances(
     whole_number(seed, "seed", 0)
     if steps is not None:
         whole_number(steps, "steps", 2)
-    profiles = QUICK if quick else FULL
+    training = QUICK if quick else FULL
     cells = [
         {
             "scenes": kind,
@@ -134,7 +126,7 @@ def run_instances(
             "borders": border,
             "seed": seed + number,
             **asdict(SETTINGS[kind]),
-            **asdict(profiles[kind]),
+            **asdict(training[kind]),
             **({} if steps is None else {"steps": steps}),
         }
         for kind in scenes
@@ -145,24 +137,18 @@ def run_instances(
     ]
     if not cells:
         raise ProbeError("tasks: large scenes have the task instance alone")
+    options: dict[str, Any] = {"scenes": scenes, "borders": borders, "tasks": tasks}
     outcomes, provenance = train_cells(
         cells,
         train_network,
         quick=quick,
-        options={
-            "scenes": scenes,
-            "borders": borders,
-            "tasks": tasks,
-            "seeds": seeds,
-            "seed": seed,
-            "steps": steps,
-        },
+        options=options | {"seeds": seeds, "seed": seed, "steps": steps},
         device=device,
         workers=workers,
         progress=progress,
         folder=folder,
         description="instances",
-        profiles={kind: asdict(profiles[kind]) for kind in scenes},
+        profiles={kind: asdict(training[kind]) for kind in scenes},
         settings={kind: asdict(SETTINGS[kind]) for kind in scenes},
         reach={kind: sum(SETTINGS[kind].dilations) for kind in scenes},
     )
@@ -172,53 +158,47 @@ def run_instances(
 def _summary(study: InstanceStudy) -> Iterator[str]:
     means = study.means.set_index(["scenes", "task", "borders", "metric"]).sort_index()
 
-    def said(scenes: str, task: str, metric: str, form: str = ".2f") -> str:
-        values = [
+    def by_border(scenes: str, task: str, metric: str, form: str = ".2f") -> str:
+        return ", ".join(
             f"{number_text(means.loc[(scenes, task, b, metric), 'value'], form)} with {words}"
             for b, words in BORDER_WORDS.items()
             if (scenes, task, b, metric) in means.index
-        ]
-        return ", ".join(values)
+        )
 
-    kinds = [kind for kind in SCENES if kind in set(study.table["scenes"])]
-    for kind in kinds:
-        tasks = [t for t in TASKS if t in set(study.table[study.table["scenes"] == kind]["task"])]
-        name = {"twins": "Twin scenes", "ordinary": "Ordinary scenes", "large": "Large scenes"}
+    for kind, title, tasks in scenes_of(study.table):
         if "instance" in tasks:
-            chance = study.table[
-                (study.table["scenes"] == kind) & (study.table["metric"] == "chance_pair_f1")
-            ]["value"].mean()
+            rows = study.table[study.table["scenes"] == kind]
+            chance = rows[rows["metric"] == "chance_pair_f1"]["value"].mean()
             yield (
-                f"{name[kind]}, objects: pairwise F1 {said(kind, 'instance', 'pair_f1')}; one "
+                f"{title}, objects: pairwise F1 {by_border(kind, 'instance', 'pair_f1')}; one "
                 f"cluster for all scores {number_text(chance)}."
             )
             if kind == "twins":
                 yield (
-                    f"Their loss ends at {said(kind, 'instance', 'loss', '.3f')}; copies of one "
-                    f"embedding cost (2 δ_dist)² = {FLOOR:.0f}."
+                    f"Their loss ends at {by_border(kind, 'instance', 'loss', '.3f')}; copies of "
+                    f"one embedding cost (2 δ_dist)² = {FLOOR:.0f}."
                 )
         if "semantic" in tasks:
-            yield (f"{name[kind]}, classes: mean IoU {said(kind, 'semantic', 'mean_iou', '.3f')}.")
+            yield f"{title}, classes: mean IoU {by_border(kind, 'semantic', 'mean_iou', '.3f')}."
         if "panoptic" in tasks:
-            yield f"{name[kind]}, both: panoptic quality {said(kind, 'panoptic', 'quality')}."
-    if "large" in kinds:
-        yield from _reach_sentences(study)
+            yield f"{title}, both: panoptic quality {by_border(kind, 'panoptic', 'quality')}."
+    if "large" in study.provenance["reach"]:
+        yield from _reach_sentence(study)
 
 
-def _reach_sentences(study: InstanceStudy) -> Iterator[str]:
+def _reach_sentence(study: InstanceStudy) -> Iterator[str]:
     reach = study.provenance["reach"]["large"]
     rows = study.table[study.table["distance"].notna()]
     rows = rows[(rows["scenes"] == "large") & (rows["task"] == "instance")]
-    said = []
+    shares = []
     for border, words in BORDER_WORDS.items():
-        mine = rows[rows["borders"] == border]
-        parts = mine[mine["distance"] < reach], mine[mine["distance"] >= reach]
+        copies = rows[rows["borders"] == border]
+        parts = [copies[copies["distance"] < reach], copies[copies["distance"] >= reach]]
         if all(map(len, parts)):
-            shares = (np.average(part["value"], weights=part["objects"]) for part in parts)
-            near, far = (f"{100 * share:.0f}" for share in shares)
-            said.append(f"{near} and {far} % with {words}")
-    if said:
+            near, far = (100 * np.average(part["value"], weights=part["objects"]) for part in parts)
+            shares.append(f"{near:.0f} and {far:.0f} % with {words}")
+    if shares:
         yield (
             f"Of copies nearer to the edge than the reach of {reach} px, and of those farther, "
-            f"are found {', '.join(said)}."
+            f"are found {', '.join(shares)}."
         )

@@ -87,63 +87,57 @@ def _score(
     """Rows of the table, and pictures of the first scenes."""
     true, kinds = test.instances.cpu().numpy(), test.classes.cpu().numpy()
     guessed = classes.cpu().numpy()
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     arrays: dict[str, NDArray[Any]] = {
         "image": (test.images[:SHOWN].permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.uint8),
         "truth": true[:SHOWN].astype(np.int16),
         "true_classes": kinds[:SHOWN].astype(np.int16),
     }
     if task != "instance":
-        found["mean_iou"] = mean_iou(guessed, kinds, range(len(CLASSES)))
+        scores["mean_iou"] = mean_iou(guessed, kinds, range(len(CLASSES)))
         arrays["classes"] = guessed[:SHOWN].astype(np.int16)
     many = int(test.instances.amax((1, 2)).sum())
     if task == "semantic":
-        return _rows(found, many), arrays
+        return _rows(scores, many), arrays
     foreground = true > 0 if task == "instance" else guessed >= len(STUFF)
     objects = np.stack(
         [cluster(e, mask) for e, mask in zip(embedding.cpu(), foreground, strict=True)]
     )
-    variance, distance, regularisation = discriminative_terms(embedding, test.instances)
-    found["loss"] = float(discriminative_loss(embedding, test.instances))
-    for name, term in (
-        ("variance", variance), ("distance", distance), ("regularisation", regularisation)
-    ):  # fmt: skip
-        found[name] = float(term.mean())
+    scores["loss"] = float(discriminative_loss(embedding, test.instances))
+    terms = discriminative_terms(embedding, test.instances)
+    scores |= {name: float(term.mean()) for name, term in terms._asdict().items()}
     pairs = list(zip(objects, true, strict=True))
-    found["pair_f1"] = float(np.nanmean([pair_f1(p, t) for p, t in pairs]))
-    found["chance_pair_f1"] = float(np.nanmean([chance_pair_f1(t) for _, t in pairs]))
-    found["best_dice"] = float(np.mean([symmetric_best_dice(p, t) for p, t in pairs]))
-    found["count_difference"] = float(np.mean([abs(count_difference(p, t)) for p, t in pairs]))
-    found["average_precision"] = float(np.mean([average_precision(p, t) for p, t in pairs]))
+    scores["pair_f1"] = float(np.nanmean([pair_f1(p, t) for p, t in pairs]))
+    scores["chance_pair_f1"] = float(np.nanmean([chance_pair_f1(t) for _, t in pairs]))
+    scores["best_dice"] = float(np.mean([symmetric_best_dice(p, t) for p, t in pairs]))
+    scores["count_difference"] = float(np.mean([abs(count_difference(p, t)) for p, t in pairs]))
+    scores["average_precision"] = float(np.mean([average_precision(p, t) for p, t in pairs]))
     if task == "panoptic":
-        named = np.stack([_majority(p, g) for p, g in zip(objects, guessed, strict=True)])
-        images = zip(named, objects, kinds, true, strict=True)
+        voted = np.stack([_majority(p, g) for p, g in zip(objects, guessed, strict=True)])
+        images = zip(voted, objects, kinds, true, strict=True)
         quality = panoptic_quality(images, range(len(CLASSES)), THINGS)
-        found |= {
-            "quality": quality.quality,
-            "segmentation": quality.segmentation,
-            "recognition": quality.recognition,
-        }
+        parts = ("quality", "segmentation", "recognition")
+        scores |= {name: getattr(quality, name) for name in parts}
     arrays["embedding"] = _colours(embedding[:SHOWN].cpu().numpy(), foreground[:SHOWN])
     arrays["objects"] = objects[:SHOWN].astype(np.int16)
-    return _rows(found, many) + _found_by_distance(objects, true, reach / 2), arrays
+    return _rows(scores, many) + found_by_distance(objects, true, reach / 2), arrays
 
 
-def _rows(found: dict[str, float], objects: int) -> list[dict[str, Any]]:
+def _rows(scores: dict[str, float], objects: int) -> list[dict[str, Any]]:
     none = {"distance": float("nan"), "objects": objects}
-    return [{"metric": k, **none, "value": v} for k, v in found.items()]
+    return [{"metric": k, **none, "value": v} for k, v in scores.items()]
 
 
 def _majority(objects: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Give each cluster the class that most of its pixels have."""
-    named = classes.copy()
+    voted = classes.copy()
     for number in range(1, objects.max() + 1):
-        here = objects == number
-        named[here] = np.bincount(classes[here]).argmax()
-    return named
+        pixels = objects == number
+        voted[pixels] = np.bincount(classes[pixels]).argmax()
+    return voted
 
 
-def _found_by_distance(
+def found_by_distance(
     objects: NDArray[np.int64], true: NDArray[np.int64], step: float
 ) -> list[dict[str, Any]]:
     """Share of the objects of which a cluster has more than half, by distance from the edge.
@@ -167,13 +161,8 @@ def _found_by_distance(
             hit = best > 0 and inside[best] / either > 0.5
             hits.setdefault(step * (distance // step + 0.5), []).append(bool(hit))
     return [
-        {
-            "metric": "found",
-            "distance": distance,
-            "objects": len(found),
-            "value": float(np.mean(found)),
-        }
-        for distance, found in sorted(hits.items())
+        {"metric": "found", "distance": d, "objects": len(one), "value": float(np.mean(one))}
+        for d, one in sorted(hits.items())
     ]
 
 

@@ -28,18 +28,10 @@ Cell = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one training found.
+    """What one training found: rows of the study's table and curves, maps or images worth keeping.
 
-    Attributes
-    ----------
-    scores : list of dict
-        Rows of the study's table, without the options of the cell, which are put before them.
-    curve : list of dict
-        Rows of the study's curves: what was measured on the way, by ``step`` and ``seconds``.
-    arrays : dict of str to ndarray
-        Maps or images worth keeping.
-    seconds : float
-        Wall time of the training.
+    The options of the cell are put before each row; ``curve`` has what was measured on the way, by
+    ``step`` and ``seconds``.
     """
 
     scores: list[dict[str, Any]]
@@ -67,8 +59,8 @@ def run_cells(
     Parameters
     ----------
     cells : sequence of mapping
-        Options of each. A cell is found again by all of them, so that they must hold all that its
-        outcome depends on, but for what ``environment`` says.
+        Options of each. An outcome is kept and found again by them, so that they must hold all that
+        it depends on, but for what ``environment`` says.
     train : callable
         Cell to :class:`Outcome`.
     folder : str or Path, optional
@@ -81,29 +73,17 @@ def run_cells(
         Before the bar.
     progress : bool
         Show a bar.
-
-    Returns
-    -------
-    list of Outcome
-        One for each cell, in their order.
-
-    Raises
-    ------
-    ProbeError
-        If an outcome can't be written.
     """
     environment = json.loads(json.dumps(plain(environment or {})))
-    paths = [None if folder is None else Path(folder) / "cells" / _file_name(c) for c in cells]
-    outcomes = {
-        number: found
-        for number, (cell, path) in enumerate(zip(cells, paths, strict=True))
-        if path is not None and (found := _read(path, cell, environment)) is not None
-    }
-    calls = [
-        (train, number, cell, path, environment)
-        for number, (cell, path) in enumerate(zip(cells, paths, strict=True))
-        if number not in outcomes
-    ]
+    outcomes: dict[int, Outcome] = {}
+    calls: list[_Call] = []
+    for number, cell in enumerate(cells):
+        path = None if folder is None else Path(folder) / "cells" / _file_name(cell)
+        kept = None if path is None else _read(path, cell, environment)
+        if kept is None:
+            calls.append((train, number, cell, path, environment))
+        else:
+            outcomes[number] = kept
     bar = tqdm(
         total=len(cells),
         initial=len(outcomes),
@@ -121,20 +101,7 @@ def run_cells(
 
 
 def pick_workers(workers: int | None, device: torch.device) -> int:
-    """Choose how many cells are trained side by side.
-
-    Parameters
-    ----------
-    workers : int, optional
-        Kept if given. Otherwise one for each core on the CPU, and one on a GPU.
-    device : device
-        Where cells are trained.
-
-    Raises
-    ------
-    ProbeError
-        If ``workers`` is no whole number of at least 1.
-    """
+    """How many cells are trained side by side: by default one a core, and one on a GPU."""
     if workers is not None:
         return whole_number(workers, "workers", 1)
     return joblib.cpu_count() if device.type == "cpu" else 1
@@ -195,21 +162,13 @@ def _plain_torch() -> Iterator[None]:
 def _file_name(cell: Cell) -> str:
     words = "-".join(str(v) for v in cell.values() if isinstance(v, str | int))
     readable = re.sub(r"[^\w.-]+", "_", words)[:80]
-    return f"{readable}-{_fingerprint(cell)[:12]}.npz"
-
-
-def _fingerprint(cell: Cell) -> str:
-    return hashlib.sha256(json.dumps(plain(cell), sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(plain(cell), sort_keys=True).encode()).hexdigest()
+    return f"{readable}-{digest[:12]}.npz"
 
 
 def _bytes(cell: Cell, environment: Mapping[str, Any], outcome: Outcome) -> bytes:
-    record = {
-        "cell": cell,
-        "made": environment,
-        "scores": outcome.scores,
-        "curve": outcome.curve,
-        "seconds": outcome.seconds,
-    }
+    record: dict[str, Any] = {"cell": cell, "made": environment}
+    record |= {name: getattr(outcome, name) for name in ("scores", "curve", "seconds")}
     text = np.frombuffer(json.dumps(plain(record)).encode(), np.uint8)
     return npz_bytes({"record": text, **{f"array/{k}": v for k, v in outcome.arrays.items()}})
 

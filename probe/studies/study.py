@@ -57,11 +57,11 @@ class Study:
         """
         options = [{name: cell[name] for name in keep} for cell in cells]
         pairs = list(zip(options, outcomes, strict=True))
-        table = [{**own, **row} for own, outcome in pairs for row in outcome.scores]
-        curves = [{**own, **row} for own, outcome in pairs for row in outcome.curve]
+        table = [{**option, **row} for option, outcome in pairs for row in outcome.scores]
+        curves = [{**option, **row} for option, outcome in pairs for row in outcome.curve]
         arrays = {
-            "/".join([*map(str, own.values()), name]): array
-            for own, outcome in pairs
+            "/".join([*map(str, option.values()), name]): array
+            for option, outcome in pairs
             for name, array in outcome.arrays.items()
         }
         return cls(pd.DataFrame(table), pd.DataFrame(curves), arrays, provenance)
@@ -75,13 +75,7 @@ class Study:
         raise NotImplementedError
 
     def to_html(self, path: str | Path) -> Path:
-        """Write a page that needs nothing else.
-
-        Raises
-        ------
-        ProbeError
-            If the file can't be written.
-        """
+        """Write a page that needs nothing else."""
         path = Path(path)
         write_files(path.parent, {path.name: self.page().encode()})
         return path
@@ -89,11 +83,6 @@ class Study:
     def save(self, folder: str | Path) -> Path:
         """Write ``scores.csv``, ``scores.parquet``, ``curves.parquet``, ``arrays.npz`` and
         ``study.json``.
-
-        Raises
-        ------
-        ProbeError
-            If they can't be written.
         """
         files = {
             "scores.csv": self.table.to_csv(index=False).encode(),
@@ -107,13 +96,7 @@ class Study:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        ProbeError
-            If it isn't there or can't be read.
-        """
+        """Read what :meth:`save` wrote."""
         folder = Path(folder)
         with reading(folder, "study"):
             provenance = json.loads((folder / "study.json").read_text(encoding="utf-8"))
@@ -125,13 +108,7 @@ class Study:
 
 
 def chosen(names: str | Sequence[str], known: Iterable[str], what: str) -> list[str]:
-    """Return one or several names as a list, each once and known.
-
-    Raises
-    ------
-    ProbeError
-        If one is not known, or there is none; ``what`` names them.
-    """
+    """Return one or several names as a list, each once and known; ``what`` names them."""
     listed = [names] if isinstance(names, str) else list(names)
     if not listed:
         raise ProbeError(f"{what}: expected at least one of {', '.join(known)}")
@@ -153,16 +130,8 @@ def train_cells(
 ) -> tuple[list[Outcome], dict[str, Any]]:
     """Train the cells of an experiment; return outcomes and provenance.
 
-    Parameters
-    ----------
-    cells, workers, progress, folder, description
-        As for :func:`run_cells`.
-    train : callable
-        Takes a cell, and where as ``device``.
-    quick, options, about
-        For the provenance.
-    device : str
-        ``auto``: CUDA where there is one, else the CPU.
+    ``train`` takes a cell, and where as ``device``; ``quick``, ``options`` and ``about`` go into
+    the provenance; the rest is as for :func:`run_cells`.
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     where = pick_device(device)
@@ -193,26 +162,18 @@ def train_cells(
 def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
     """Mean over seeds with its 95 % interval, the least and the largest.
 
-    Parameters
-    ----------
-    table : DataFrame
-        With a column ``seed``.
-    by : sequence of str
-        Columns that tell apart what is averaged.
-    value : str
-        The column to average.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``by``, ``value`` with ``low`` and ``high`` (see
-        :func:`probe.scores.bootstrap_interval`), ``least``, ``most`` and ``seeds``.
+    Returns the columns ``by`` that tell apart what is averaged, ``value`` with ``low`` and ``high``
+    (see :func:`probe.scores.bootstrap_interval`), ``least``, ``most`` and ``seeds``.
     """
     rows = []
     for key, group in table.groupby(list(by), sort=False, dropna=False):
         values = group[value].to_numpy(float)
         low, high = (float(b[0]) for b in bootstrap_interval(values[:, None]))
-        named = dict(zip(by, key, strict=True))
-        extremes = {"least": values.min(), "most": values.max(), "seeds": len(values)}
-        rows.append({**named, "value": values.mean(), "low": low, "high": high, **extremes})
+        rows.append([*key, values.mean(), low, high, values.min(), values.max(), len(values)])
     return pd.DataFrame(rows, columns=[*by, *("value", "low", "high", "least", "most", "seeds")])
+
+
+def seeds_text(row: pd.Series[Any], write: Callable[[float], str]) -> dict[str, str]:
+    """A mean of :func:`over_seeds` for a page, with the least and most of several seeds."""
+    spread = f"{write(row['least'])} … {write(row['most'])}" if row["seeds"] > 1 else ""
+    return {"value": write(row["value"]), "spread": spread}

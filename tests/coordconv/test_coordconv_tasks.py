@@ -123,7 +123,7 @@ def test_tables_are_complete(study):
     assert set(study.curves["subset"]) == {"train", "test"}
 
 
-def test_a_study_is_gone_on_with_and_gives_the_same_bits(study, tmp_path, monkeypatch):
+def test_a_study_is_resumed_and_gives_the_same_bits(study, tmp_path, monkeypatch):
     options = {**TINY, "tasks": "regression", "splits": "quadrant"}
     whole = run_tasks(folder=tmp_path, **options)
     same = study.table.query("task == 'regression' and split == 'quadrant'")

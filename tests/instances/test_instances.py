@@ -35,7 +35,7 @@ TINY = {"seeds": 1, "quick": True, "steps": 2, "workers": 1, "progress": False}
 def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         few = {
-            kind: chosen_settings.Profile(steps=2, batch=2, train_scenes=4, test_scenes=4)
+            kind: chosen_settings.TrainingSettings(steps=2, batch=2, train_scenes=4, test_scenes=4)
             for kind in names.SCENES
         }
         patch.setattr(studies, "QUICK", few)
@@ -158,10 +158,10 @@ def test_what_is_found_is_counted_by_distance():
     true = np.zeros((1, 4, 40), np.int64)
     true[0, :, 1:4], true[0, :, 18:22] = 1, 2
     right = np.where(true == 2, 7, 0)
-    got = {r["distance"]: r["value"] for r in training._found_by_distance(right, true, 6)}
+    got = {r["distance"]: r["value"] for r in training.found_by_distance(right, true, 6)}
     assert got == {3.0: 0.0, 21.0: 1.0}
     one = (true > 0).astype(int)
-    assert {r["value"] for r in training._found_by_distance(one, true, 6)} == {0.0, 1.0}
+    assert {r["value"] for r in training.found_by_distance(one, true, 6)} == {0.0, 1.0}
 
 
 def test_the_sentence_on_reach_counts_copies_and_not_distances(study):
@@ -175,7 +175,7 @@ def test_the_sentence_on_reach_counts_copies_and_not_distances(study):
     assert few.summary()[-1].endswith("are found 90 and 0 % with zero padding.")
 
 
-def test_a_study_is_gone_on_with_and_gives_the_same_bits(tmp_path, monkeypatch):
+def test_a_study_is_resumed_and_gives_the_same_bits(tmp_path, monkeypatch):
     options = {**TINY, "scenes": "twins", "tasks": "panoptic", "borders": ["zeros", "coordconv"]}
     whole = run_instances(folder=tmp_path, **options)
     fresh = run_instances(**options)
