@@ -235,11 +235,10 @@ def _studies(folder: Path) -> Iterator[tuple[str, Any]]:
 
 def digest(value: Any) -> dict[str, Any]:
     """Hash all bits of a value, and summarise its numbers."""
-    if isinstance(value, pd.DataFrame):
-        value = value.drop(columns="stimuli", errors="ignore")  # the path of a folder
-        numbers = value.select_dtypes("number").to_numpy(float)
-        words = value.select_dtypes(exclude="number").astype(str).to_numpy().tolist()
-        text = json.dumps([list(map(str, value.columns)), words])
+    if isinstance(value, pd.Series):
+        number = pd.api.types.is_numeric_dtype(value)
+        numbers = value.to_numpy(float) if number else np.zeros(0)
+        text = json.dumps([] if number else value.astype(str).tolist())
     elif isinstance(value, np.ndarray):
         numbers, text = np.asarray(value, dtype=float), str(value.shape)
     else:
@@ -249,6 +248,16 @@ def digest(value: Any) -> dict[str, Any]:
     summary = [known.sum(), known.min(), known.max()] if known.size else []
     bits = hashlib.sha256(text.encode() + numbers.tobytes()).hexdigest()[:24]
     return {"bits": bits, "shape": list(numbers.shape), "summary": [float(s) for s in summary]}
+
+
+def columns(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A table column by column, so that a new column changes none of the others."""
+    if not isinstance(value, pd.DataFrame):
+        yield name, value
+        return
+    for column in value.columns:
+        if column != "stimuli":  # the path of a folder
+            yield f"{name}: {column}", value[column]
 
 
 def machine() -> dict[str, str]:
@@ -271,7 +280,11 @@ def measure(pattern: str) -> dict[str, dict[str, Any]]:
         clock = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            measured[name] = {part: digest(value) for part, value in function(Path(folder))}
+            measured[name] = {
+                part: digest(value)
+                for whole, found in function(Path(folder))
+                for part, value in columns(whole, found)
+            }
         print(f"{name}: {len(measured[name])} parts, {time.perf_counter() - clock:.0f} s")
     return measured
 
@@ -291,6 +304,18 @@ def differences(kept: dict[str, Any], now: dict[str, Any], exact: bool) -> Itera
                 yield f"{name}: {part}: {before['summary']} before, {after['summary']} now"
 
 
+def in_lines(kept: dict[str, Any]) -> str:
+    """JSON with a line for each part of a case."""
+    cases = (
+        f"{json.dumps(name)}: {{\n"
+        + ",\n".join(f"{json.dumps(part)}: {json.dumps(d)}" for part, d in parts.items())
+        + "\n}"
+        for name, parts in kept["cases"].items()
+    )
+    machine = json.dumps(kept["machine"])
+    return f'{{"machine": {machine},\n"cases": {{\n' + ",\n".join(cases) + "\n}}\n"
+
+
 def main() -> None:
     """Write the file, or compare with it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -302,7 +327,7 @@ def main() -> None:
     print(f"probe {probe.__version__}")
     now = {"machine": machine(), "cases": measure(asked.only)}
     if asked.write:
-        asked.write.write_text(json.dumps(now, indent=0) + "\n")
+        asked.write.write_text(in_lines(now))
         return
     kept = json.loads(asked.against.read_text())
     exact = kept["machine"] == now["machine"]

@@ -71,7 +71,8 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
     >>> result = probe.run("tf_efficientnet_lite0", layers=["blocks.3", "blocks.5"])
     >>> result.table.query("metric == 'spc' and target == 'vertical'")
     """
-    with opened(model, Options.of(options)) as setup:
+    asked = Options.of(options)
+    with opened(model, asked) as setup:
         job = setup.job()
         conditions = [
             setup.condition(job, backbone, variant)
@@ -95,6 +96,7 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
             *("test_images", "image_size", "batch_size", "readout", "kernel", "concat", "seed"),
             *("device", "margin", "name", "mean", "std"),
         ),
+        "asked": asked.fingerprint(),
         "readout": job.head.record(),
         "backbones": [weights_record(backbone) for backbone in setup.backbones],
         "insets": {

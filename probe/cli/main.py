@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -39,11 +40,18 @@ def _plain_warnings() -> Iterator[None]:
         yield
 
 
+def _terminated(number: int, frame: Any) -> None:
+    """End like Ctrl-C does: workers are stopped, temporary files removed."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the command; explain what can't be done in one sentence and exit with status 2."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    with suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         with _plain_warnings():
             app()

@@ -6,6 +6,8 @@ from .record import PROFILE_COLUMNS as PROFILE_COLUMNS
 from .record import Record as Record
 from .store import CHANNELS_KEPT as CHANNELS_KEPT
 from .store import PLANTED as PLANTED
+from .store import finished_run as finished_run
+from .store import own_folder as own_folder
 from .terminal import summary as summary
 from .verdict import KNOWS as KNOWS
 from .verdict import LOCATES as LOCATES

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 
 from ..certificates.certificate import Certificate
 from ..errors import ProbeError
-from ..files import json_bytes, npz_bytes, parquet_bytes
+from ..files import json_bytes, npz_bytes, parquet_bytes, plain
+from ..machine import versions
 from ..readouts.spec import readout_record
 from ..scores.patterns import Pattern
 from .attribution import read_attribution
@@ -115,6 +118,38 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         "pattern": pattern,
         **beside,
     }
+
+
+def own_folder(folder: Path, provenance: Mapping[str, Any]) -> Path:
+    """Return where a run belongs: the folder, or one beside it if other options' run is there.
+
+    The name of the other one ends in a hash of the options, so that it is found again.
+    """
+    options = plain(provenance["options"])
+    kept = _provenance(folder)
+    if kept is None or kept.get("options") == options:
+        return folder
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+    return folder.with_name(f"{folder.name}-{digest[:8]}")
+
+
+def finished_run(folder: Path, asked: str) -> Path | None:
+    """Find a finished run of the options with this fingerprint, by today's versions.
+
+    It is looked for where :func:`own_folder` puts it. None where there is none.
+    """
+    for place in (folder, *sorted(folder.parent.glob(f"{glob.escape(folder.name)}-????????"))):
+        kept = _provenance(place) or {}
+        if kept.get("asked") == asked and kept.get("versions") == versions():
+            return place
+    return None
+
+
+def _provenance(folder: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def tables_beside(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -119,6 +121,11 @@ class Options:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     progress: bool = True
+
+    def fingerprint(self) -> str:
+        """Hash of what was asked for, but for progress bars: the same options, the same bits."""
+        asked = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "progress"}
+        return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
 
     @classmethod
     def of(cls, given: Mapping[str, Any], **fixed: Any) -> Options:

@@ -16,6 +16,7 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
+from joblib.externals.loky import get_reusable_executor
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -120,7 +121,11 @@ def _side_by_side(calls: Sequence[_Call], workers: int) -> Iterator[tuple[int, O
         with warnings.catch_warnings():
             # A worker whose memory has grown is replaced, which costs seconds and no outcome.
             warnings.filterwarnings("ignore", "A worker stopped while some jobs")
-            yield from parallel(joblib.delayed(_finish)(*call) for call in calls)
+            try:
+                yield from parallel(joblib.delayed(_finish)(*call) for call in calls)
+            except BaseException:  # of an error or a signal: no worker goes on with its cell
+                get_reusable_executor().shutdown(wait=True, kill_workers=True)
+                raise
 
 
 def _finish(
