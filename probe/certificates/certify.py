@@ -42,8 +42,8 @@ def certify(
         See :data:`probe.VARIANTS`; parts are joined by ``+``.
     weights : str
         Of a name: ``random`` (timm's initialisation, with what it sets to nearly 0 made to count,
-        so that borders show, see :func:`expose_borders` and :func:`calibrate_norms`),
-        ``pretrained``, or a checkpoint file.
+        so that borders show, see :mod:`probe.backbones.initialisation` and
+        :func:`calibrate_norms`), ``pretrained``, or a checkpoint file.
     layers : str or sequence of str
         Layers to look at besides what the network returns, see
         :func:`probe.layers.choose_layers`.

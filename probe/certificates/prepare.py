@@ -57,7 +57,6 @@ def prepare(
         try:
             backbone = load_backbone(model, weights, image_size=size, **named)
             if weights == "random":
-                expose_borders(backbone.model, seed)
                 images = Leaves(size, seed).batch("certificate", 1, 5)
                 calibrate_norms(backbone.model, backbone.normalise(images))
             subject = _subject(backbone, layers, size, seed)
@@ -97,38 +96,6 @@ def _subject(
                 failure = failure or error
     assert failure is not None
     raise failure
-
-
-def expose_borders(model: nn.Module, seed: int = 0) -> None:
-    """Make what an initialisation sets to nearly 0 count, in place.
-
-    Scales (LayerScale, the last normalisation of a residual branch, gains) of at most 0.1 become
-    1; larger tensors that are all 0 (position embeddings, bias tables, last convolutions) become
-    normal with variance 1 / fan-in, where fan-in is the size of an entry along the first
-    dimension; biases stay.
-
-    Parameters
-    ----------
-    model : Module
-        With weights as initialised.
-    seed : int
-        Of the normal numbers.
-    """
-    stream = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not parameter.is_floating_point() or not parameter.numel():
-                continue
-            largest = float(parameter.abs().max())
-            scale = parameter.numel() == max(parameter.shape, default=1)
-            last = name.rpartition(".")[2]
-            if scale:
-                if largest <= 0.1 and not _is_bias(last):
-                    parameter.fill_(1.0)
-            elif largest == 0:
-                fan_in = parameter[0].numel()
-                drawn = torch.randn(parameter.shape, generator=stream) / math.sqrt(fan_in)
-                parameter.copy_(drawn.to(parameter))
 
 
 def calibrate_norms(model: nn.Module, x: Tensor) -> None:
@@ -173,7 +140,3 @@ def calibrate_norms(model: nn.Module, x: Tensor) -> None:
             handle.remove()
         for norm, _, momentum, training in before:
             norm.momentum, norm.training = momentum, training
-
-
-def _is_bias(name: str) -> bool:
-    return "bias" in name or name in ("beta", "shift", "cls_token", "mask_token", "dist_token")

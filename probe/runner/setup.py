@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..backbones.backbone import Backbone, input_size, load_backbone
 from ..backbones.catalogue import known_model
 from ..backbones.choice import total_stride
 from ..backbones.probed import ProbedLayers, evaluating, probe_layers
-from ..errors import ProbeError, whole_number
+from ..errors import ProbeError, ProbeWarning, whole_number
 from ..machine import device_name, exact_float32, memory_explained, pick_device, versions
 from ..readouts.spec import READOUTS, ReadoutSpec
 from ..stimuli.leaves import Leaves
@@ -86,6 +87,11 @@ class Opened:
     def first(self) -> Backbone:
         """The backbone with the first of the weights."""
         return self.backbones[0]
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader of results should know of the weights."""
+        return cautions_of(self.backbones)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -166,6 +172,11 @@ class Opened:
         }
 
 
+def cautions_of(backbones: Iterable[Backbone]) -> list[str]:
+    """Return what a reader of results should know of weights, each sentence once."""
+    return list(dict.fromkeys(b.caution for b in backbones if b.caution))
+
+
 def weights_record(backbone: Backbone) -> dict[str, Any]:
     """Return where weights come from, with their hash and the normalisation."""
     return {
@@ -244,6 +255,8 @@ def load_all(model: str | nn.Module, options: Options) -> tuple[tuple[Backbone, 
         )
         for w in weights_asked(model, options)
     )
+    for message in cautions_of(backbones):
+        warnings.warn(message, ProbeWarning, stacklevel=5)
     return backbones, total_stride(backbones[0].model)
 
 

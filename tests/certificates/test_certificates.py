@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import probe
+from probe.backbones.initialisation import expose_borders
 from probe.certificates.certificate import CONTRAST, SINGLE_THRESHOLD, THRESHOLD
-from probe.certificates.prepare import expose_borders, prepare
+from probe.certificates.prepare import prepare
 from probe.variants.variant import parse_variant
 
 pytestmark = [

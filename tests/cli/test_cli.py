@@ -485,3 +485,56 @@ def test_studies_are_written_gone_on_with_and_on_the_ladder(command, tmp_path):
     pages = ("instances/instances", "coordconv/coordconv", "test_resnet/ladder")
     assert all(f'href="{page}.html"' in index for page in pages)
     assert command("instances", "--scenes", "street", *small).returncode == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks for the processes of a session")
+def test_sigterm_ends_a_study_with_its_workers(tmp_path):
+    words = ["coordconv", "--quick", "--workers", "2", "--tasks", "regression"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "probe", *words, "--out", str(tmp_path)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+    def alive() -> int:
+        listed = subprocess.run(["ps", "-o", "pid=", "-s", str(process.pid)], capture_output=True)
+        return len(listed.stdout.split())
+
+    deadline = time.monotonic() + 120
+    while alive() < 5 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in said
+    while alive() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert alive() == 0
+
+
+def test_several_models_go_on_where_they_were(command, tmp_path):
+    words = ["run", NAME, "resnet10t", *SMALL, "--out", tmp_path, "--no-progress"]
+    assert command("run", NAME, *SMALL, "--out", tmp_path, "--no-progress").returncode == 0
+    written = (tmp_path / NAME / "run.json").stat().st_mtime_ns
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert f"1 of 2 models are done already, with these options: {NAME} (" in done.stdout
+    assert (tmp_path / NAME / "run.json").stat().st_mtime_ns == written
+    assert "2 of 2 models are done already" in command(*words).stdout
+
+
+def test_a_run_with_other_options_is_written_beside(command, tmp_path):
+    words = ["run", NAME, *SMALL, "--out", tmp_path, "--no-progress"]
+    assert command(*words).returncode == 0
+    first = probe.load(tmp_path / NAME)
+    done = command(*words, "--seed", "7")
+    assert done.returncode == 0 and "stays as it is" in done.stdout
+    assert probe.load(tmp_path / NAME).table.equals(first.table)
+    beside = [p for p in tmp_path.iterdir() if p.name.startswith(f"{NAME}-")]
+    assert [probe.load(p).provenance["options"]["seed"] for p in beside] == [7]
+    assert command(*words, "--seed", "7").returncode == 0  # the same again goes to the same place
+    assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 2
+    index = (tmp_path / "index.html").read_text()
+    assert index.count("report.html") >= 2

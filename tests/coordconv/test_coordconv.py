@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 import probe
+from probe.backbones.initialisation import expose_borders
 from probe.backbones.probed import hooked
-from probe.certificates.prepare import expose_borders
 from probe.coordconv import (
     AddCoords,
     CoordConv2d,

@@ -528,3 +528,26 @@ def test_a_ridge_of_neighbourhoods_is_as_good_as_the_published_readout():
         assert (table.loc[["horizontal", "vertical", "gaussian"], "value"] >= 0.97).all(), name
         found[name] = table
     assert (found["ridge"]["high"] >= found["posenet"]["value"]).all()
+
+
+# ------------------------------------------------------------ random weights as a control
+
+
+def test_every_analysis_opens_closed_branches_and_says_so():
+    """In timm's initialisation the blocks of a residual stage would all compute the same."""
+    small = {"image_size": 64, "train_images": 4, "test_images": 8, "progress": False}
+    with pytest.warns(probe.ProbeWarning, match="opened") as caught:
+        result = probe.run(
+            "resnet10t", weights=["random", "random:1"], variants="original",
+            layers=["layer1"], targets="horizontal", **small,
+        )  # fmt: skip
+    assert sum("opened" in str(w.message) for w in caught) == 1
+    (caution,) = result.provenance["warnings"]
+    assert "4 scales and tables that start at about 0 were opened (layer1.0.bn2.weight" in caution
+    first, second = result.provenance["backbones"]
+    assert "seed 0, with 4 closed branches or tables opened" in first["source"]
+    assert "seed 1, with 4 closed branches or tables opened" in second["source"]
+    with pytest.warns(probe.ProbeWarning, match="opened"):
+        found = probe.attribute("resnet10t", "layer1", weights="random", **small)
+    assert found.provenance["warnings"][0] == caution
+    assert found.provenance["backbone"]["sha256"] == first["sha256"]

@@ -273,6 +273,6 @@ def attribute(
             "module_forwards": forwards - shared,
             "shared_forwards": shared,
         },
-        "warnings": cautions,
+        "warnings": setup.cautions + cautions,
     }
     return Attribution(table, provenance)

@@ -1,0 +1,90 @@
+"""Random weights: drawn from a seed, with the branches open that initialisations close."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from.
+
+    Attributes
+    ----------
+    words : str
+        For provenance.
+    caution : str
+        What a reader of results should know of them; mostly nothing.
+    """
+
+    words: str
+    caution: str = ""
+
+
+@contextmanager
+def fixed_rng(seed: int) -> Iterator[None]:
+    """Seed the generator that initialises modules, and put it back as it was."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+def expose_borders(model: nn.Module, seed: int = 0) -> list[str]:
+    """Make what an initialisation sets to nearly 0 count, in place; return the parameters' names.
+
+    Scales (LayerScale, the last normalisation of a residual branch, gains) of at most 0.1 become
+    1; larger tensors that are all 0 (position embeddings, bias tables, last convolutions) become
+    normal with variance 1 / fan-in, where fan-in is the size of an entry along the first
+    dimension; biases stay.
+
+    Parameters
+    ----------
+    model : Module
+        With weights as initialised.
+    seed : int
+        Of the normal numbers.
+    """
+    stream = torch.Generator().manual_seed(seed)
+    opened = []
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.is_floating_point() or not parameter.numel():
+                continue
+            largest = float(parameter.abs().max())
+            scale = parameter.numel() == max(parameter.shape, default=1)
+            if scale and largest <= 0.1 and not _is_bias(name.rpartition(".")[2]):
+                parameter.fill_(1.0)
+            elif not scale and largest == 0:
+                fan_in = parameter[0].numel()
+                drawn = torch.randn(parameter.shape, generator=stream) / math.sqrt(fan_in)
+                parameter.copy_(drawn.to(parameter))
+            else:
+                continue
+            opened.append(name)
+    return opened
+
+
+def initialised(how: str, model: nn.Module, seed: int) -> Origin:
+    """Open what an initialisation closed, in place; return where the weights come from."""
+    opened = expose_borders(model, seed)
+    if not opened:
+        return Origin(f"{how}, seed {seed}")
+    few = ", ".join(opened[:2]) + ", …" * (len(opened) > 2)
+    return Origin(
+        f"{how}, seed {seed}, with {len(opened)} closed branches or tables opened ({few})",
+        f"random weights are no control where an initialisation closes branches: {len(opened)} "
+        f"scales and tables that start at about 0 were opened ({few})",
+    )
+
+
+def _is_bias(name: str) -> bool:
+    return "bias" in name or name in ("beta", "shift", "cls_token", "mask_token", "dist_token")
