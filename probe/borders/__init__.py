@@ -7,7 +7,6 @@ Not here: which network or layers are run, what is measured.
 - ``rules``: what stands in the place of padding.
 - ``calls``: which module makes them, under which names, and the table of what was rewritten.
 - ``mode``: what a network sees beyond the edge of a feature map.
-- ``joins``: sums and concatenations of maps that lost a different number of places.
 - ``pads``: bare padding and resizing under another border.
 - ``pools``: pooling under another border.
 - ``site``: one padded call and the border that it writes: what all rewritten functions share.

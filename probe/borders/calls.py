@@ -13,6 +13,9 @@ from torch import nn
 from ..backbones.choice import glob
 from ..errors import ProbeError
 
+_Pair = tuple[int, int] | None
+_Sides = tuple[int, int, int, int]
+
 
 class Call(str):
     """A padded call, as ``where`` sees it: the path of the module that makes it, and more.
@@ -26,18 +29,11 @@ class Call(str):
     __slots__ = ("function", "kernel", "pad", "stride")
 
     function: str
-    kernel: tuple[int, int] | None
-    stride: tuple[int, int] | None
-    pad: tuple[int, int, int, int]
+    kernel: _Pair
+    stride: _Pair
+    pad: _Sides
 
-    def __new__(
-        cls,
-        module: str,
-        function: str,
-        kernel: tuple[int, int] | None,
-        stride: tuple[int, int] | None,
-        pad: tuple[int, int, int, int],
-    ) -> Self:
+    def __new__(cls, module: str, function: str, kernel: _Pair, stride: _Pair, pad: _Sides) -> Self:
         call = super().__new__(cls, module)
         call.function, call.kernel, call.stride, call.pad = function, kernel, stride, pad
         return call

@@ -30,11 +30,8 @@ class Noise:
             key = (self.seed, self.first + len(self._streams), self.call)
             state = np.random.SeedSequence(key).generate_state(1, np.uint64)
             self._streams.append(torch.Generator().manual_seed(int(state[0])))
-        drawn = [
-            torch.randn(like.shape[1:], generator=stream)
-            for stream, _ in zip(self._streams, like, strict=False)
-        ]
-        return torch.stack(drawn).to(like)
+        streams = self._streams[: len(like)]
+        return torch.stack([torch.randn(like.shape[1:], generator=s) for s in streams]).to(like)
 
 
 Fill = str | float | Noise | Callable[[Tensor], Tensor]
@@ -46,23 +43,19 @@ def source_index(rule: str, size: int, first: int, last: int, device: torch.devi
     """Cells in [0, size) that stand in for the cells first … last - 1, some outside it."""
     with torch.inference_mode(False):  # cached: a later call may need gradients
         places = torch.arange(first, last)
-        return _stand_ins(rule, size, places).to(device)
-
-
-def _stand_ins(rule: str, size: int, places: Tensor) -> Tensor:
-    if rule == "circular":
-        places = places % size
-    elif rule == "replicate":
-        places = places.clamp(0, size - 1)
-    elif rule == "reflect":
-        period = max(2 * (size - 1), 1)
-        places = places % period
-        places = torch.minimum(places, period - places) if size > 1 else places * 0
-    return places
+        if rule == "circular":
+            places = places % size
+        elif rule == "replicate":
+            places = places.clamp(0, size - 1)
+        elif rule == "reflect":
+            period = max(2 * (size - 1), 1)
+            places = places % period
+            places = torch.minimum(places, period - places) if size > 1 else places * 0
+        return places.to(device)
 
 
 def extend(x: Tensor, borders: Borders, rule: str, *, seed: int = 0) -> Tensor:
-    r"""Write a border around a tensor: ``borders`` has by dimension the cells to add before and after.
+    r"""Write a border around a tensor; ``borders`` are cells to add before and after, by dimension.
 
     Cell ``i`` outside ``0 … n - 1`` of a dimension of ``n`` cells is
 
@@ -84,14 +77,14 @@ def extend(x: Tensor, borders: Borders, rule: str, *, seed: int = 0) -> Tensor:
     return write_border(x, {d: (*widths, fill, fill) for d, widths in borders.items()})
 
 
-_Strips = Mapping[int, tuple[int, int, Fill, Fill]]
+Strips = Mapping[int, tuple[int, int, Fill, Fill]]
 """By dimension: cells before and after, and what fills them."""
 
 _Moments = tuple[Tensor, Tensor]
 
 
 def write_border(
-    x: Tensor, strips: _Strips, moments: _Moments | None = None, kept: Borders | None = None
+    x: Tensor, strips: Strips, moments: _Moments | None = None, kept: Borders | None = None
 ) -> Tensor:
     """Write strips around a tensor; ``kept`` cells at its ends are border that stays as it is."""
     kept = {d % x.ndim: cells for d, cells in (kept or {}).items()}
@@ -115,13 +108,13 @@ def write_border(
     for d, (before, after, _, _) in grow.items():
         shape[d] += before + after
     fills = {fill for s in grow.values() for width, fill in zip(s[:2], s[2:], strict=True) if width}
-    native = _NATIVE.get(str(next(iter(fills)))) if len(fills) == 1 else None
+    only = next(iter(fills)) if len(fills) == 1 else None
+    native = _NATIVE.get(str(only))
     if native is not None and _fits(x, grow, kept):
         return native(x, [*grow.get(3, (0, 0))[:2], *grow.get(2, (0, 0))[:2]])
     nhwc = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if nhwc else torch.contiguous_format
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-    only = next(iter(fills)) if len(fills) == 1 else None
     if isinstance(only, float):
         out.fill_(only)
     inner = out
@@ -133,18 +126,14 @@ def write_border(
 
     # One dimension after the other: what the first wrote, corners take from.
     for d, (before, after, first, last) in grow.items():
-        size = x.shape[d]
         part = out
         for other, (b, *_) in grow.items():
             if other > d:
                 part = part.narrow(other, b, x.shape[other])
-        inner_first, inner_last = kept.get(d, (0, 0))
-        cells = size - inner_first - inner_last
-        centre = part.narrow(d, before + inner_first, cells)
-        for width, start, cell, fill in (
-            (before, 0, -before, first),
-            (after, before + size, cells, last),
-        ):
+        _, edge, cells = core_slices(x, kept, d)
+        centre = part.narrow(d, before + edge, cells)
+        ends = ((before, 0, -before, first), (after, before + x.shape[d], cells, last))
+        for width, start, cell, fill in ends:
             if not width:
                 continue
             strip = part.narrow(d, start, width)
@@ -175,7 +164,7 @@ _NATIVE = {
 """Rules that torch writes in one go on all sides."""
 
 
-def _fits(x: Tensor, strips: _Strips, kept: Borders) -> bool:
+def _fits(x: Tensor, strips: Strips, kept: Borders) -> bool:
     """Whether torch's own padding writes these strips: narrow ones of an NCHW map."""
     return (
         x.ndim == 4
@@ -215,7 +204,7 @@ def _shift(
     return wide.narrow(d, max(-before, 0), stop - start)
 
 
-def _channel_moments(x: Tensor, strips: _Strips) -> _Moments:
+def _channel_moments(x: Tensor, strips: Strips) -> _Moments:
     """Mean and standard deviation by channel over the map, which may be NCHW or NHWC."""
     dims = (-3, -2) if x.ndim - 3 in {d % x.ndim for d in strips} else (-2, -1)
     deviation, mean = torch.std_mean(x, dims, correction=0, keepdim=True)
@@ -225,7 +214,3 @@ def _channel_moments(x: Tensor, strips: _Strips) -> _Moments:
 def core_slices(x: Tensor, before: Borders, d: int) -> tuple[int, int, int]:
     first, last = before.get(d, (0, 0))
     return d, first, x.shape[d] - first - last
-
-
-def channel_sum(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-    return a[0] + b[0], a[1] + b[1]

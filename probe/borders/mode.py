@@ -7,8 +7,7 @@ and calls the function without padding. The network and its weights stay untouch
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..errors import ProbeError
-from .joins import JOINS, rewrite_join
+from ..text import first_line
 from .pads import rewrite_interpolate, rewrite_pad
 from .pools import rewrite_avg_pool2d, rewrite_lp_pool2d, rewrite_max_pool2d
 from .site import BorderBlock
@@ -121,12 +120,7 @@ class padding(BorderBlock, TorchFunctionMode):
         super().__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         super().__exit__(kind, error, trace)
         self.stack().pop()
         self.borders.clear()
@@ -138,10 +132,10 @@ class padding(BorderBlock, TorchFunctionMode):
                 f"where: no padded call was made in {self.patterns!r}; those that were: {seen}"
             )
         if self.rule == "valid" and isinstance(error, RuntimeError) and self.rewritten_calls:
-            what = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ProbeError(
-                f"the network can't be run without padding (valid) on images of this size: {what}; "
-                "choose a larger image size, or another variant if the network needs fixed sizes"
+                "the network can't be run without padding (valid) on images of this size: "
+                f"{first_line(error)}; choose a larger image size, or another variant if the "
+                "network needs fixed sizes"
             ) from error
 
     def __torch_function__(
@@ -169,8 +163,8 @@ class padding(BorderBlock, TorchFunctionMode):
 
     def _pass(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function that pads nothing; keep track of borders that it hands on."""
-        if self.rule == "valid" and func in JOINS:
-            args = rewrite_join(func, args, kwargs, self.shrunk)
+        if self.rule == "valid" and func in _JOINS:
+            args = _crop_joined(func, args, kwargs, self.shrunk)
         out = func(*args, **kwargs)
         known = [notes for notes in (self.borders, self.shrunk) if notes]
         if known and args and isinstance(out, Tensor) and isinstance(args[0], Tensor):
@@ -205,3 +199,44 @@ _HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 _SHRINKING = (F.conv2d, F.max_pool2d, torch.max_pool2d)
 """Functions that make small maps, but no gates."""
+
+_BINARY = (
+    *("add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide"),
+    *("maximum", "minimum", "max", "min", "lerp", "addcmul", "where"),
+)
+
+_JOINS = frozenset(
+    getattr(place, name + end)
+    for place in (torch, Tensor)
+    for name in _BINARY
+    for end in ("", "_")
+    if hasattr(place, name + end)
+) | {torch.cat, torch.concat, torch.concatenate, torch.stack}
+
+
+def _crop_joined(
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    shrunk: Mapping[Tensor, bool],
+) -> tuple[Any, ...]:
+    """Crop the maps that a function joins about their centres to the size of the smallest."""
+    listed = bool(args) and isinstance(args[0], list | tuple)
+    items = list(args[0]) if listed else list(args)
+    maps = [item for item in items if isinstance(item, Tensor) and item.ndim == 4]
+    if len(maps) < 2:
+        return args
+    dims = [1, 2, 3]
+    if listed and func is not torch.stack:
+        along = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
+        dims = [d for d in dims if d != along % 4]
+    for d in dims:
+        # What is joined end to end does not broadcast, nor does what shrank to one cell.
+        sizes = {m.shape[d] for m in maps if listed or m.shape[d] > 1 or m in shrunk}
+        if len(sizes) < 2:
+            continue
+        least = min(sizes)
+        for place, item in enumerate(items):
+            if isinstance(item, Tensor) and item.ndim == 4 and item.shape[d] > least:
+                items[place] = item.narrow(d, (item.shape[d] - least) // 2, least)
+    return (items, *args[1:]) if listed else tuple(items)

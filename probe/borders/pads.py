@@ -30,10 +30,10 @@ def rewrite_pad(
     if site.untouched:
         out = func(input, pad, mode, value)
     else:
-        own: Fill = float(value or 0.0) if mode == "constant" else mode
-        partial = own if own == -math.inf else 0.0
+        original: Fill = float(value or 0.0) if mode == "constant" else mode
+        partial = original if original == -math.inf else 0.0
         kept = site.widths(widths)
-        out = site.extend(input, kept, own, partial)
+        out = site.extend(input, kept, original, partial)
         widths = {d: pair for d, pair in kept.items() if pair != (0, 0)}
     if widths and -3 not in widths:
         site.wrote(input, out, widths)
@@ -82,21 +82,17 @@ def rewrite_interpolate(
     if any(w % n for w, n in zip(wanted, cells, strict=True)):
         return plain()
     times = tuple(w // n for w, n in zip(wanted, cells, strict=True))
-    margin = 1 if mode == "bilinear" else 2
-    borders = {-2 + i: (margin, margin) if t > 1 else (0, 0) for i, t in enumerate(times)}
     if max(times) == 1:
         return plain()
+    margin = 1 if mode == "bilinear" else 2
+    borders = {-2 + i: (margin, margin) if t > 1 else (0, 0) for i, t in enumerate(times)}
     site = block.site("interpolate", borders)
     if not (site.has("circular") or site.has("reflect")):
         return plain()
     site.record(True, borders)
-    strips: dict[int, Any] = {}
-    for axis, d in enumerate((-2, -1)):
-        rules = site.rules[2 * axis : 2 * axis + 2]
-        # By itself, upsampling repeats the edge.
-        fills = (r if r in ("circular", "reflect") else "replicate" for r in rules)
-        strips[d] = (*borders[d], *fills)
-    wide = write_border(input, strips)
+    # By itself, upsampling repeats the edge.
+    fills = [r if r in ("circular", "reflect") else "replicate" for r in site.rules]
+    wide = write_border(input, site.strips(borders, fills))
     goal = tuple(n * t for n, t in zip(wide.shape[-2:], times, strict=True))
     wide = func(wide, goal, None, mode, False, None, False)
     for d, t, w in zip((-2, -1), times, wanted, strict=True):

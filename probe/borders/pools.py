@@ -58,10 +58,7 @@ def rewrite_max_pool2d(
     # does (zeros, mean, noise), the nearest stands in.
     height, width = input.shape[-2:]
     cells = torch.arange(height * width, device=input.device).view(height, width)
-    strips: dict[int, Any] = {}
-    for axis, d in enumerate((-2, -1)):
-        rules = site.rules[2 * axis : 2 * axis + 2]
-        strips[d] = (*borders[d], *(r if r in COPYING else "replicate" for r in rules))
+    strips = site.strips(borders, [r if r in COPYING else "replicate" for r in site.rules])
     return pooled[0], write_border(cells, strips).reshape(-1)[pooled[1]]
 
 
@@ -95,11 +92,9 @@ def rewrite_avg_pool2d(
     beyond = {d: (0, e if borders[d][1] else 0) for d, e in zip((-2, -1), extras, strict=True)}
     padded = {d: (borders[d][0], borders[d][1] - beyond[d][1]) for d in (-2, -1)}
     counted = site.covered(input, padded, float(count_include_pad))
-    strips: dict[int, Any] = {}
-    for axis, d in enumerate((-2, -1)):
-        whole = site.rules[2 * axis + 1] not in ("original", "partial")
-        strips[d] = (*beyond[d], 0.0, float(whole))
-    share = func(write_border(counted, strips), kernel_size, stride, 0, False, True)
+    whole = [float(rule not in ("original", "partial")) for rule in site.rules]
+    wide = write_border(counted, site.strips(beyond, whole))
+    share = func(wide, kernel_size, stride, 0, False, True)
     return scale_partial(out, torch.where(share > 0, 1 / share, 0))
 
 

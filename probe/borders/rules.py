@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Rule:
     """What a network finds beyond the edge of a feature map.
 
-    ``fill`` is what stands in padding's place: a number; ``circular``, ``reflect``, ``replicate`` or
-    ``mean``; or a function that takes the strip to fill (a tensor) and returns its values; None
+    ``fill`` is what stands in padding's place: a number; ``circular``, ``reflect``, ``replicate``
+    or ``mean``; or a function that takes the strip to fill (a tensor) and returns its values; None
     where the operations themselves decide. ``removes_padding``: nothing of padding is left.
     """
 

@@ -15,7 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import one_of
 from .calls import Call, Names, Where, as_predicate, calls_table, module_path
-from .fills import COPYING, Borders, Fill, Noise, channel_sum, core_slices, write_border
+from .fills import COPYING, Borders, Fill, Noise, Strips, core_slices, write_border
 from .rules import RULES, SIDES
 
 
@@ -57,11 +57,8 @@ class Site:
         self.mode, self.call, self.dims = mode, call, dims
         self.rules = [m.rule if m else "original" for m in modes]
         self._modes = modes
-        self._noise: dict[int, Noise] = {}
-        for m in modes:
-            if m and m.rule == "noise" and id(m) not in self._noise:
-                self._noise[id(m)] = Noise(m.seed, m.first, m._drawn, m.amplitude)
-                m._drawn += 1
+        noisy = dict.fromkeys(m for m in modes if m and m.rule == "noise")
+        self._noise = {m: m.next_noise() for m in noisy}
 
     def record(self, padded: bool, widths: Borders, rewritten: Sequence[str] = SIDES) -> None:
         """Count the call in the tables of the blocks that saw it and of those that rewrite it."""
@@ -70,12 +67,8 @@ class Site:
         if padded:
             for block in self.mode.stack():
                 block.padded_calls[self.call.key] += 1
-        at_work = {
-            id(b): b
-            for side, b, w in zip(SIDES, self._modes, self.call.pad, strict=True)
-            if b and w and side in rewritten
-        }
-        for block in at_work.values():
+        sides = zip(SIDES, self._modes, self.call.pad, strict=True)
+        for block in {b for side, b, width in sides if b and width and side in rewritten}:
             if block.rule != "original":
                 block.rewritten_calls[self.call.key] += 1
 
@@ -97,15 +90,17 @@ class Site:
 
     def widths(self, widths: Borders) -> dict[int, tuple[int, int]]:
         """Leave out what the rule ``valid`` does not pad."""
-        found = {}
+        padded = {}
         for axis, d in enumerate(self.dims):
-            before, after = widths.get(d, (0, 0))
-            if self.rules[2 * axis] == "valid":
-                before = min(before, 0)
-            if self.rules[2 * axis + 1] == "valid":
-                after = min(after, 0)
-            found[d] = (before, after)
-        return found
+            ends = zip(widths.get(d, (0, 0)), self.rules[2 * axis : 2 * axis + 2], strict=True)
+            before, after = (min(w, 0) if rule == "valid" else w for w, rule in ends)
+            padded[d] = (before, after)
+        return padded
+
+    def strips(self, widths: Borders, fills: Sequence[Fill]) -> Strips:
+        """Strips of these widths, filled by what there is for each side."""
+        ends = zip(self.dims, fills[::2], fills[1::2], strict=True)
+        return {d: (*widths.get(d, (0, 0)), first, last) for d, first, last in ends}
 
     def earlier(self, x: Tensor) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]]:
         """Cells at the edge of a map that a ``pad`` wrote: those to write anew, those to keep.
@@ -114,9 +109,9 @@ class Site:
         """
         cells, rules = self.mode.borders.get(x) or _NOTHING
         anew, kept = [0] * 4, [0] * 4
-        for side, (width, rule, own) in enumerate(zip(cells, rules, self.rules, strict=True)):
-            if rule == own:
-                (kept if own == "original" else anew)[side] = width
+        for side, (width, then, now) in enumerate(zip(cells, rules, self.rules, strict=True)):
+            if then == now:
+                (kept if now == "original" else anew)[side] = width
         rows, columns = self.dims
         first, second = ({rows: (c[0], c[1]), columns: (c[2], c[3])} for c in (anew, kept))
         return first, second
@@ -124,53 +119,48 @@ class Site:
     def wrote(self, x: Tensor, out: Tensor, widths: Borders) -> None:
         """Remember the border that a ``pad`` gave to a map."""
         cells, rules = map(list, self.mode.borders.get(x) or _NOTHING)
-        for side, own in enumerate(self.rules):
+        for side, rule in enumerate(self.rules):
             added = widths.get(self.dims[side // 2], (0, 0))[side % 2]
-            if added > 0 and rules[side] != own:
-                cells[side], rules[side] = 0, own
+            if added > 0 and rules[side] != rule:
+                cells[side], rules[side] = 0, rule
             cells[side] = max(cells[side] + added, 0)
         self.mode.borders[out] = (cells, rules)
 
-    def fill(self, side: int, own: Fill, partial: Fill) -> Fill:
-        rule = self.rules[side]
-        if rule == "noise":
-            return self._noise[id(self._modes[side])]
-        fill = RULES[rule].fill
-        return {"partial": partial}.get(rule, own) if fill is None else fill
-
-    def extend(self, x: Tensor, widths: Borders, own: Fill = 0.0, partial: Fill = 0.0) -> Tensor:
-        """Write the border: ``own`` where the network's own padding stays."""
+    def extend(
+        self, x: Tensor, widths: Borders, original: Fill = 0.0, partial: Fill = 0.0
+    ) -> Tensor:
+        """Write the border: ``original`` where the padding stays that the network came with."""
         before, kept = self.earlier(x)
         if any(map(any, before.values())):
             # The map that a ``pad`` extended is what the rules are about.
             x = x.narrow(*core_slices(x, before, self.dims[0]))
             x = x.narrow(*core_slices(x, before, self.dims[1]))
-            widths = {d: channel_sum(widths.get(d, (0, 0)), before[d]) for d in self.dims}
-        strips: dict[int, Any] = {}
-        for axis, d in enumerate(self.dims):
-            first, last = (self.fill(2 * axis + end, own, partial) for end in (0, 1))
-            strips[d] = (*widths.get(d, (0, 0)), first, last)
-        return write_border(x, strips, kept=kept)
+            widths = self._add(widths, before)
+        fills: list[Fill] = []
+        for block, rule in zip(self._modes, self.rules, strict=True):
+            fill = self._noise[block] if block in self._noise else RULES[rule].fill
+            if fill is None:
+                fill = partial if rule == "partial" else original
+            fills.append(fill)
+        return write_border(x, self.strips(widths, fills), kept=kept)
 
-    def covered(self, x: Tensor, widths: Borders, own: float) -> Tensor:
+    def _add(self, widths: Borders, more: Borders) -> Borders:
+        pairs = {d: zip(widths.get(d, (0, 0)), more[d], strict=True) for d in self.dims}
+        return {d: (sum(first), sum(last)) for d, (first, last) in pairs.items()}
+
+    def covered(self, x: Tensor, widths: Borders, original: float) -> Tensor:
         """1 where the extended map counts, 0 where it does not, shape (1, 1, H, W).
 
-        Borders of the rule ``partial`` do not; ``own`` says whether the network's own do.
+        Borders of the rule ``partial`` do not; ``original`` says whether the network's own do.
         """
         before, kept = self.earlier(x)
         height, width = x.shape[-2:]
         (t, b), (le, r) = before.values()
         dtype = torch.promote_types(x.dtype, torch.float32)  # counts exactly
         ones = x.new_ones((1, 1, height - t - b, width - le - r), dtype=dtype)
-        strips: dict[int, Any] = {}
-        for axis, d in enumerate(self.dims):
-            fills = []
-            for end in (0, 1):
-                rule = self.rules[2 * axis + end]
-                known = {"original": own, "valid": own, "partial": 0.0}
-                fills.append(rule if rule in COPYING else known.get(rule, 1.0))
-            strips[d] = (*channel_sum(widths.get(d, (0, 0)), before[d]), *fills)
-        return write_border(ones, strips, kept=kept)
+        known = {"original": original, "valid": original, "partial": 0.0}
+        fills = [rule if rule in COPYING else known.get(rule, 1.0) for rule in self.rules]
+        return write_border(ones, self.strips(self._add(widths, before), fills), kept=kept)
 
 
 def window_of(
@@ -190,7 +180,8 @@ def window_of(
     """
     borders = dict(zip((-2, -1), widths, strict=True))
     rings = dict(borders)
-    if x not in block.borders and any(b.rule == "circular" and b.close for b in block.stack()):
+    wraps = any(b.rule == "circular" and b.wrap_unpadded for b in block.stack())
+    if wraps and x not in block.borders:
         for d, k, s, gap in zip((-2, -1), kernel, stride, dilation, strict=True):
             size, reach = x.shape[d], gap * (k - 1) + 1
             if borders[d] == (0, 0) and size % s == 0 and s < reach < size:
@@ -208,17 +199,13 @@ def window_of(
 
 
 def partial_after_pad(
-    block: BorderBlock,
-    function: str,
-    x: Tensor,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
+    block: BorderBlock, function: str, x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]
 ) -> Site | None:
     """Site of an unpadded operation that reads the border of a ``pad`` under ``partial``."""
-    found = block.borders.get(x)
-    if found is None or not any(b.rule == "partial" for b in block.stack()):
+    earlier = block.borders.get(x)
+    if earlier is None or not any(b.rule == "partial" for b in block.stack()):
         return None
-    (top, bottom, left, right), _ = found
+    (top, bottom, left, right), _ = earlier
     return block.site(function, {-2: (top, bottom), -1: (left, right)}, kernel, stride)
 
 
@@ -250,15 +237,16 @@ class BorderBlock:
         seed: int = 0,
         first: int = 0,
         amplitude: float | None = None,
-        close: bool = True,
+        wrap_unpadded: bool = True,
     ) -> None:
         self.rule = one_of(rule, RULES, "border rule")
         self.where = as_predicate(where)
         self.patterns = None if where is None or callable(where) else where
         self.matched = False
-        named = [sides] if isinstance(sides, str) else list(sides)
-        self.sides = frozenset(one_of(side, SIDES, "side") for side in named)
-        self.seed, self.first, self.amplitude, self.close = seed, first, amplitude, close
+        chosen = [sides] if isinstance(sides, str) else list(sides)
+        self.sides = frozenset(one_of(side, SIDES, "side") for side in chosen)
+        self.seed, self.first, self.amplitude = seed, first, amplitude
+        self.wrap_unpadded = wrap_unpadded
         self.padded_calls: Counter[tuple[Any, ...]] = Counter()
         self.rewritten_calls: Counter[tuple[Any, ...]] = Counter()
         self._drawn = 0
@@ -280,6 +268,10 @@ class BorderBlock:
         if not hasattr(self._thread, "stack"):
             self._thread.stack = []
         return self._thread.stack
+
+    def next_noise(self) -> Noise:
+        self._drawn += 1
+        return Noise(self.seed, self.first, self._drawn - 1, self.amplitude)
 
     def site(
         self,

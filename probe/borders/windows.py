@@ -93,9 +93,10 @@ def rewrite_conv_transpose2d(
     kernel = (int(weight.shape[-2]), int(weight.shape[-1]))
     strides, crops, gaps = as_pair(stride), as_pair(padding), as_pair(dilation)
     outer = as_pair(output_padding)
-    more = []
-    for k, s, p, o, d in zip(kernel, strides, crops, outer, gaps, strict=True):
-        more.append(max(0, (d * (k - 1) + o - p) // s))
+    more = [
+        max(0, (d * (k - 1) + o - p) // s)
+        for k, s, p, o, d in zip(kernel, strides, crops, outer, gaps, strict=True)
+    ]
     borders = {-2: (more[0], more[0]), -1: (more[1], more[1])}
     site = None
     if any(more):

@@ -49,7 +49,7 @@ class Certificate:
     layers : mapping of str to float
         Residual of each layer. ``output`` is what the network returns, if that is a map.
     shift : (int, int)
-        Shift in pixels, down and to the right.
+        In pixels, down and to the right.
     threshold : float
         :data:`THRESHOLD`, in float32 :data:`SINGLE_THRESHOLD`.
     contrast : float
@@ -57,10 +57,10 @@ class Certificate:
     sources : tuple of str
         Sources of position that the variant leaves in place, by kind and module.
     first_break : str or None
-        The first module at whose output equivariance is broken; None if at none.
+        The first module at whose output equivariance is broken.
     contact : float or None
         Of a canvas: how much of what padding writes reaches the probed region, 0 if nothing
-        does; see :func:`probe.variants.contact`.
+        does; see :func:`probe.variants.padding_leakage`.
     margin : int
         Of a canvas, in pixels.
     image_size : (int, int)

@@ -14,6 +14,7 @@ from ..backbones.choice import total_stride
 from ..backbones.probed import evaluating
 from ..errors import ProbeError
 from ..stimuli.leaves import Leaves
+from ..text import first_line
 from ..variants.canvas import find_margin
 from ..variants.variant import parse_variant
 from .certificate import Certificate
@@ -57,10 +58,6 @@ def certify(
     device : str or torch.device
         ``auto``: CUDA where there is one, else the CPU; a module stays where it is.
 
-    Returns
-    -------
-    Certificate
-
     Raises
     ------
     ProbeError
@@ -75,14 +72,14 @@ def certify(
     parsed = parse_variant(variant)
     if margin is not None and not parsed.canvas:
         raise ProbeError("margin: it is for the variant canvas, which was not asked for")
-    named: dict[str, Any] = {"weights": weights, "layers": layers, "seed": seed, "device": device}
-    subject = prepare(model, image_size=image_size, **named)
+    options: dict[str, Any] = {"weights": weights, "layers": layers, "seed": seed, "device": device}
+    target = prepare(model, image_size=image_size, **options)
     if parsed.rule == "valid" and image_size is None and isinstance(model, str):
         # Without padding maps shrink by what padding reaches.
-        stride = total_stride(subject.backbone.model)
-        reach, _ = find_margin(subject.backbone, subject.taps, stride)
-        subject = prepare(model, image_size=2 * (reach + stride), **named)
-    return subject.certify(parsed, margin=margin)
+        stride = total_stride(target.backbone.model)
+        reach, _ = find_margin(target.backbone, target.probed, stride)
+        target = prepare(model, image_size=2 * (reach + stride), **options)
+    return target.certify(parsed, margin=margin)
 
 
 def sources(
@@ -94,19 +91,9 @@ def sources(
 ) -> pd.DataFrame:
     """List every place from which absolute position can enter a network.
 
-    The network runs once: padded calls are found by the border rules' own record, functional ones
-    included; everything else by following which tensors depend on the image and which do not.
-
-    Parameters
-    ----------
-    model : str or Module
-        A timm name, built with random weights, or a module.
-    image_size : int or (int, int), optional
-        Pixels; by default the config's or 224.
-    seed : int
-        Of random weights and the image.
-    device : str or torch.device
-        ``auto``: CUDA where there is one, else the CPU; a module stays where it is.
+    The network, a timm name built with random weights or a module, runs once: padded calls are
+    found by the border rules' own record, functional ones included; everything else by following
+    which tensors depend on the image and which do not. Options are those of :func:`certify`.
 
     Returns
     -------
@@ -135,7 +122,7 @@ def sources(
                 return take_inventory(backbone.model, backbone.normalise(images), entry)
         except Exception as error:  # whatever the model's author chose to raise
             failure = failure or error
-    text = (str(failure).strip().splitlines() or [type(failure).__name__])[0][:200]
+    assert failure is not None  # modules have a forward
     raise ProbeError(
-        f"{backbone.name} refuses images of {size[0]} × {size[1]} pixels: {text}"
+        f"{backbone.name} refuses images of {size[0]} × {size[1]} pixels: {first_line(failure)}"
     ) from failure

@@ -4,7 +4,7 @@ Padding is found by the border rules' own record of padded calls. Everything els
 following, through one forward pass, which tensors depend on the image: where one that does *not*,
 but varies over places, meets one that does, position enters (position embeddings, relative
 biases, rotary factors, coordinates). Windows, token mixing and recurrences are recognised by what
-they do to a map. Names decide only what a find is called.
+they do to a map. Names only label a source; they don't detect it.
 
 A parameter counts also while it is 0, as training may change it. The one exception are the
 coordinates of an inflated network (:func:`probe.coordconv.inflate`): at weights of 0 it is the
@@ -14,6 +14,7 @@ original, and has that network's sources.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -45,37 +46,12 @@ class double_precision(TorchFunctionMode):
 
 
 def take_inventory(model: nn.Module, x: Tensor, entry: str = "forward") -> pd.DataFrame:
-    """Run a model once and list where position can enter; see :func:`sources`.
-
-    Parameters
-    ----------
-    model : Module
-        In eval mode.
-    x : Tensor, shape (B, 3, H, W)
-        Normalised images, the fewer the faster.
-    entry : str
-        The method to call.
-
-    Returns
-    -------
-    DataFrame
-    """
+    """Run a model once in eval mode on normalised images; see :func:`sources`."""
     with torch.no_grad(), padding("original") as borders, Follower(model, x) as follower:
         getattr(model, entry)(x)
-    rows: list[dict[str, Any]] = []
-    for row in borders.padded.to_dict("records"):
-        rows.append({"kind": PADDING, "parameter": "", **{str(k): v for k, v in row.items()}})
-    for source, calls in follower.found.items():
-        rows.append(
-            {
-                "kind": source.kind,
-                "module": source.module,
-                "function": source.function,
-                "parameter": source.parameter,
-                "kernel": None,
-                "stride": None,
-                "pad": None,
-                "calls": calls,
-            }
-        )
-    return pd.DataFrame(rows, columns=COLUMNS)
+    padded: list[Any] = borders.padded.assign(kind=PADDING, parameter="").to_dict("records")
+    met = [
+        {**dict.fromkeys(COLUMNS), **asdict(source), "calls": calls}
+        for source, calls in follower.sources.items()
+    ]
+    return pd.DataFrame(padded + met, columns=COLUMNS)

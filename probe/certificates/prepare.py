@@ -35,50 +35,41 @@ def prepare(
 ) -> CertificationTarget:
     """Build what :func:`certify` measures; see there."""
     wanted = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if not isinstance(model, str):
-        backbone = (
-            load_backbone(model, "given", seed=seed, device=device)
-            if isinstance(model, nn.Module)
-            else model
-        )
-        stride = total_stride(backbone.model)
-        size = wanted or input_size(backbone.config, stride)
-        return _subject(backbone, layers, size, seed)
+    options: dict[str, Any] = {"seed": seed, "device": device}
+    if isinstance(model, nn.Module):
+        model = load_backbone(model, "given", **options)
+    if isinstance(model, Backbone):
+        size = wanted or input_size(model.config, total_stride(model.model))
+        return _find_layers(model, layers, size, seed)
 
     known_model(model)
-    named: dict[str, Any] = {"seed": seed, "device": device}
-    backbone = load_backbone(model, weights, image_size=wanted, **named)
+    backbone = load_backbone(model, weights, image_size=wanted, **options)
     stride = total_stride(backbone.model)
-    own = input_size(backbone.config, stride)
-    sizes = [wanted] if wanted else list(dict.fromkeys([min(_smallest(stride), own), own]))
-    subject: CertificationTarget | None = None
+    usual = input_size(backbone.config, stride)
+    side = max(4, math.ceil(64 / stride)) * stride  # 4 × 4 places of the deepest layer at least
+    sizes = [wanted] if wanted else list(dict.fromkeys([min((side, side), usual), usual]))
+    target: CertificationTarget | None = None
     failure: ProbeError | None = None
     for size in sizes:
         try:
-            backbone = load_backbone(model, weights, image_size=size, **named)
+            backbone = load_backbone(model, weights, image_size=size, **options)
             if weights == "random":
                 images = Leaves(size, seed).batch("certificate", 1, 5)
                 calibrate_norms(backbone.model, backbone.normalise(images))
-            subject = _subject(backbone, layers, size, seed)
+            target = _find_layers(backbone, layers, size, seed)
         except ProbeError as error:
             failure = failure or error
             continue
         # Pooling to a fixed number of places may divide the network's own image size.
-        if not subject.resampled_alone:
+        if not target.resampled_alone:
             break
-    if subject is None:
+    if target is None:
         assert failure is not None
         raise failure
-    return subject
+    return target
 
 
-def _smallest(stride: int) -> tuple[int, int]:
-    """Image size on which the deepest layer has at least 4 × 4 places."""
-    side = max(4, math.ceil(64 / stride)) * stride
-    return side, side
-
-
-def _subject(
+def _find_layers(
     backbone: Backbone, layers: str | Sequence[str] | ProbedLayers, size: tuple[int, int], seed: int
 ) -> CertificationTarget:
     images = Leaves(size, seed).batch("certificate", 0, 1)
@@ -88,10 +79,10 @@ def _subject(
             x = candidate.normalise(images)
             try:
                 if isinstance(layers, ProbedLayers):
-                    taps = layers.again(candidate.model, x, backbone.name)
+                    probed = layers.again(candidate.model, x, backbone.name)
                 else:
-                    taps = probe_layers(candidate.model, layers, x, backbone.name)
-                return CertificationTarget(candidate, taps, images, seed)
+                    probed = probe_layers(candidate.model, layers, x, backbone.name)
+                return CertificationTarget(candidate, probed, images, seed)
             except ProbeError as error:
                 failure = failure or error
     assert failure is not None
@@ -99,22 +90,14 @@ def _subject(
 
 
 def calibrate_norms(model: nn.Module, x: Tensor) -> None:
-    """Give batch normalisations the statistics of some images, and a small scale, in place.
+    """Give batch normalisations the statistics of normalised images, and a small scale, in place.
 
     With what they are initialised to, deep networks with random weights are chaotic: activations
     grow until gates saturate, and rounding grows with every block, beyond 1e-4 in float64 after
     some hundred of them. Scales that are all the same become :data:`NORM_SCALE`, so that residual
-    branches add little to what they are added to.
-
-    Parameters
-    ----------
-    model : Module
-        Whose ``running_mean`` and ``running_var`` to set, each in the order of execution from
-        what the ones before it let through. Channels that hardly vary get a variance of 1/1000 of
-        the layer's mean, so that they are not blown up. A model that refuses the images stays as
-        it is.
-    x : Tensor, shape (B, 3, H, W)
-        Normalised images.
+    branches add little to what they are added to. Statistics are set in the order of execution;
+    channels that hardly vary get a variance of 1/1000 of the layer's mean, so that they are not
+    blown up. A model that refuses the images stays as it is.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     before = [(m, copy.deepcopy(m.state_dict()), m.momentum, m.training) for m in norms]

@@ -20,7 +20,7 @@ from ..backbones.layer import Layer, first_tensor
 from ..backbones.probed import ProbedLayers, describe, evaluating, hooked
 from ..errors import ProbeError, ProbeWarning
 from ..stimuli.source import stretch
-from ..variants.canvas import contact, find_margin
+from ..variants.canvas import find_margin, padding_leakage
 from ..variants.follower import EMBEDDING, PADDING, RESAMPLING
 from ..variants.run import VariantRun, open_variant
 from ..variants.variant import Variant, parse_variant
@@ -32,20 +32,12 @@ from .inventory import double_precision, take_inventory
 class CertificationTarget:
     """A network ready to be certified under any variant; see :func:`prepare`.
 
-    Attributes
-    ----------
-    backbone : Backbone
-        A copy in float64 where that can be had.
-    taps : Taps
-        The layers to look at.
-    images : Tensor, shape (1, 3, H, W)
-        Tileable, in [0, 1].
-    seed : int
-        Of noise.
+    ``backbone`` is a copy in float64 where that can be had, ``probed`` the layers to look at,
+    ``images`` one tileable image in [0, 1], ``seed`` that of noise.
     """
 
     backbone: Backbone
-    taps: ProbedLayers
+    probed: ProbedLayers
     images: Tensor
     seed: int = 0
     _plain: _Measurement | None = None
@@ -57,7 +49,7 @@ class CertificationTarget:
         if self._inventory is None:
             with quietly(self.backbone.model):
                 x = self.backbone.normalise(self.images)
-                self._inventory = take_inventory(self.backbone.model, x, self.taps.entry)
+                self._inventory = take_inventory(self.backbone.model, x, self.probed.entry)
         return self._inventory
 
     @property
@@ -67,55 +59,39 @@ class CertificationTarget:
 
     def certify(self, variant: Variant, margin: int | None = None) -> Certificate:
         """Measure one variant; ``margin`` is that of a canvas."""
-        size = self.taps.layers[0].image_size
+        size = self.probed.layers[0].image_size
         precision = str(self.backbone.dtype).removeprefix("torch.")
         threshold = THRESHOLD if precision == "float64" else SINGLE_THRESHOLD
         remaining = self._remaining(variant)
-        blank = Certificate(
-            math.nan,
-            False,
-            "",
-            threshold=threshold,
-            sources=remaining,
-            image_size=size,
-            precision=precision,
-        )
+        blank = Certificate(math.nan, False, "", threshold=threshold, sources=remaining)
+        blank = replace(blank, image_size=size, precision=precision)
         stride = total_stride(self.backbone.model)
         with quietly(self.backbone.model):
             if variant.canvas and margin is None:
-                margin, _ = find_margin(self.backbone, self.taps, stride)
+                margin, _ = find_margin(self.backbone, self.probed, stride)
             try:
-                seen = open_variant(self.backbone, variant, self.taps, self.images, margin or 0)
+                seen = open_variant(self.backbone, variant, self.probed, self.images, margin or 0)
             except ProbeError as error:
                 if not beside_padding(remaining):
                     raise
                 reason = f"can't be run: {error}; there remain {kinds(remaining)}"
                 return replace(blank, reason=reason)
-            shift, fault = _shift(seen.layers, self.taps.layers, size, stride)
+            shift, fault = _shift(seen.layers, self.probed.layers, size, stride)
             if fault:
                 more = f"; there remain {kinds(remaining)}" if beside_padding(remaining) else ""
                 return replace(blank, reason=fault + more)
-            touch = contact(self.backbone, seen, self.images) if variant.canvas else None
-            plain = VariantRun(parse_variant("original"), self.taps, self.taps.layers)
+            leakage = padding_leakage(self.backbone, seen, self.images) if variant.canvas else None
+            plain = VariantRun(parse_variant("original"), self.probed, self.probed.layers)
             if variant.name == "original" or self._plain is None or self._plain.shift != shift:
                 watch = threshold if variant.name == "original" else None
                 self._plain = self._measure(plain, shift, watch)
-            found = self._plain
+            measured = self._plain
             if variant.name != "original":
-                found = self._measure_closely(seen, shift, threshold, remaining)
-        return self._judge(
-            replace(
-                blank,
-                residual=found.residual,
-                layers=found.layers,
-                shift=found.shift,
-                contrast=self._plain.residual,
-                first_break=found.first_break,
-                contact=touch,
-                margin=seen.margin,
-            ),
-            found.before,
-        )
+                measured = self._measure_closely(seen, shift, threshold, remaining)
+        blank = replace(blank, contrast=self._plain.residual, contact=leakage, margin=seen.margin)
+        values = vars(measured).copy()
+        before = values.pop("before")
+        return self._judge(replace(blank, **values), before)
 
     def _judge(self, measured: Certificate, before: Sequence[str]) -> Certificate:
         """Say whether what was measured passes, and why.
@@ -139,7 +115,7 @@ class CertificationTarget:
                 f"inconclusive: there remain {kinds(measured.sources)}, which a shift of "
                 f"{measured.shift[0]} × {measured.shift[1]} pixels or these weights hide"
             )
-        elif not self._pads():
+        elif PADDING not in set(self.inventory["kind"]):
             reason += "; nothing pads"
         elif not measured.contrast >= CONTRAST:
             passed = False
@@ -156,11 +132,11 @@ class CertificationTarget:
         self, seen: VariantRun, shift: tuple[int, int], threshold: float, remaining: Sequence[str]
     ) -> _Measurement:
         """Measure; where it fails, with another shift if that may do, and module by module."""
-        found = self._measure(seen, shift)
-        if found.residual <= threshold:
-            return found
+        measured = self._measure(seen, shift)
+        if measured.residual <= threshold:
+            return measured
         doubled = (2 * shift[0], 2 * shift[1])
-        sides = zip(self.taps.layers[0].image_size, doubled, strict=True)
+        sides = zip(self.probed.layers[0].image_size, doubled, strict=True)
         if not remaining and all(pixels % d == 0 and pixels > d for pixels, d in sides):
             # Some layers halve a map and double it again, within a block.
             again = self._measure(seen, doubled)
@@ -173,9 +149,6 @@ class CertificationTarget:
         """What sources of no module of its own are said to lie in."""
         return type(self.backbone.model).__name__
 
-    def _pads(self) -> bool:
-        return bool((self.inventory["kind"] == PADDING).any())
-
     def _remaining(self, variant: Variant) -> tuple[str, ...]:
         """Sources that the variant leaves in place, as ``kind: module``."""
         table = self.inventory
@@ -183,16 +156,10 @@ class CertificationTarget:
             table = table[table["kind"] != PADDING]
         if variant.embedding == "no_pos_embed":
             table = table[table["kind"] != EMBEDDING]
-        named = [
-            f"{k}: {m or self._whole}" for k, m in zip(table["kind"], table["module"], strict=True)
-        ]
-        return tuple(dict.fromkeys(named))
+        pairs = zip(table["kind"], table["module"], strict=True)
+        return tuple(dict.fromkeys(f"{kind}: {module or self._whole}" for kind, module in pairs))
 
     # ------------------------------------------------------------ measuring
-
-    def _pair(self, seen: VariantRun, shift: tuple[int, int]) -> Tensor:
-        moved = torch.roll(self.images, shift, (2, 3))
-        return stretch(torch.cat([self.images, moved]), seen.margin)
 
     def _measure(
         self, seen: VariantRun, shift: tuple[int, int], watch: float | None = None
@@ -202,7 +169,7 @@ class CertificationTarget:
         With a threshold to ``watch``, also the first of all modules whose residual is above it.
         """
         residuals: dict[str, float] = {}
-        strides = {layer.name: layer for layer in self.taps.layers}
+        strides = {layer.name: layer for layer in self.probed.layers}
 
         def compare(layer: Layer, features: Tensor) -> None:
             before = strides.get(layer.name, layer)
@@ -210,6 +177,7 @@ class CertificationTarget:
 
         broken: list[str] = []
         ran: list[str] = []
+        pair = torch.cat([self.images, torch.roll(self.images, shift, (2, 3))])
         with ExitStack() as stack:
             if watch is not None and seen.variant.torus:
                 names = [
@@ -219,9 +187,9 @@ class CertificationTarget:
                 ]
                 look = partial(self._look, seen, shift, watch, broken, ran)
                 stack.enter_context(hooked(self.backbone.model, names, look))
-            out = seen.run(self.backbone, self._pair(seen, shift), compare, seed=self.seed)
+            out = seen.run(self.backbone, stretch(pair, seen.margin), compare, seed=self.seed)
         if isinstance(out, Tensor) and seen.variant.torus and not seen.margin:
-            size = self.taps.layers[0].image_size
+            size = self.probed.layers[0].image_size
             layer = describe(self.backbone.model, "output", 0, tuple(out.shape), 2, size)
             if layer is not None and max(layer.places) > 1 and _whole_places(layer, shift):
                 compare(layer, layer.canonical(out))
@@ -246,7 +214,7 @@ class CertificationTarget:
         tensor = first_tensor(output, 2)
         if broken or tensor is None or not tensor.is_floating_point():
             return
-        size, inner = seen.taps.layers[0].image_size, self.taps.layers[0].image_size
+        size, inner = seen.probed.layers[0].image_size, self.probed.layers[0].image_size
         layer = describe(self.backbone.model, name, 0, tuple(tensor.shape), 2, size)
         if layer is None or layer.height * layer.width == 1:
             return

@@ -214,20 +214,8 @@ class CoordConv2d(CoordinateTerm, nn.Conv2d):
         *,
         radius: bool = False,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            radius=radius,
-        )
+        shape = in_channels, out_channels, kernel_size, stride, padding, dilation
+        super().__init__(*shape, groups, bias, padding_mode, device, dtype, radius=radius)
 
 
 class CoordConvTranspose2d(CoordinateTerm, nn.ConvTranspose2d):
@@ -259,21 +247,8 @@ class CoordConvTranspose2d(CoordinateTerm, nn.ConvTranspose2d):
         *,
         radius: bool = False,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            bias,
-            dilation,
-            padding_mode,
-            device,
-            dtype,
-            radius=radius,
-        )
+        shape = in_channels, out_channels, kernel_size, stride, padding, output_padding
+        super().__init__(*shape, groups, bias, dilation, padding_mode, device, dtype, radius=radius)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         wanted: Any = output_size

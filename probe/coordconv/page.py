@@ -27,7 +27,6 @@ Kind = tuple[str, str]
 """Network and padding."""
 
 _COLOURS = {"none": 2, "zeros": 0, "circular": 1, "valid": 4}  # of "colorblind"
-
 _LABELS = {"accuracy": "accuracy", "iou": "IoU", "error_px": "error (px)"}
 
 _LINES: dict[str, dict[str, Any]] = {

@@ -29,7 +29,6 @@ from .tasks import (
 )
 
 _LOOKS = 5  # at the scores, on the way
-
 _LOOKED_AT = 64  # centres of each subset
 
 

@@ -20,11 +20,8 @@ NORMS: tuple[float, ...] = (1, 2, math.inf)
 """Orders of the norm that measures distances between embeddings."""
 
 _FEW = 32  # instances, background included, that are taken faster by products with a one-hot map
-
 _BLOCK = 2**18  # values of the embedding that stay in a core's cache beside their centres
-
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 

@@ -62,11 +62,6 @@ class SegmentationNetwork(nn.Module):
                 layers[0] = _with_coordinates(layers[0])
         self.layers = nn.ModuleList(layers)
 
-    @property
-    def receptive_field(self) -> int:
-        """Height and width in pixels of what an output sees."""
-        return 2 * self.reach + 1
-
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return embedding (B, D, H, W) and class scores (B, C, H, W) of images (B, 3, H, W)."""
         h = images - 0.5

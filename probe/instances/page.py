@@ -26,7 +26,6 @@ from .names import SCENES, TASKS
 from .settings import BORDER_WORDS, FLOOR, LEADING
 
 _COLOURS = dict(zip(BORDER_WORDS, (1, 8, 0, 4, 2), strict=True))  # of "colorblind"
-
 _STYLES = dict(zip(BORDER_WORDS, ("-", (0, (1, 1.5)), "-", (0, (4, 1.5)), "-"), strict=True))
 
 _COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
@@ -92,11 +91,7 @@ def plot_distance(table: pd.DataFrame, reach: int) -> Figure:
 
 
 def plot_scenes(
-    table: pd.DataFrame,
-    arrays: Mapping[str, NDArray[Any]],
-    scenes: str,
-    task: str,
-    count: int = 2,
+    table: pd.DataFrame, arrays: Mapping[str, NDArray[Any]], scenes: str, task: str, count: int = 2
 ) -> Figure:
     """Draw test scenes: image, truth, and each border's embedding and clusters."""
     rows = _of(table, scenes, task)

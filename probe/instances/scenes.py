@@ -27,15 +27,10 @@ THINGS: tuple[str, ...] = ("disc", "square", "triangle")
 """Classes that come as objects: 2, 3 and 4."""
 
 CLASSES: tuple[str, ...] = (*STUFF, *THINGS)
-
 _HUES = (0.06, 0.46, 0.82)  # orange, turquoise, purple: about these
-
 _STRIPES = 3.5  # px from one to the next
-
 _RIM = 1.2  # px
-
 _Size = tuple[int, int]
-
 _Offsets = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 Drawn = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]

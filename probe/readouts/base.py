@@ -24,7 +24,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from torch import Tensor
 
 from ..errors import ProbeError
 from .moments import Moments
+
+T = TypeVar("T")
 
 FOLDS = 4
 """Folds of training images for cross-validation."""
@@ -275,22 +277,6 @@ def choose_alphas(alphas: Sequence[float]) -> tuple[float, ...]:
     return tuple(alphas)
 
 
-def keep_features(features: list[Tensor], batch: Tensor, readout: Readout) -> None:
-    """Keep a batch for later, if as many copies as the fit makes have room."""
-    batch = batch.detach().to(torch.float32)
-    if features:
-        as_given(batch, features[0].shape[1:])
-    images = sum(map(len, features)) + len(batch)
-    check_memory(
-        4 * readout.copies * images * math.prod(batch.shape[1:]),
-        batch.device,
-        f"the readout {readout.name} keeps its features: {images:,} images of "
-        f"{' × '.join(map(str, batch.shape[1:]))} values",
-        "choose fewer images or layers, or the readout ridge, which keeps none",
-    )
-    features.append(batch.clone())
-
-
 def as_given(batch: Tensor, shape: torch.Size) -> None:
     """Refuse maps of another shape (C, h, w) than came before."""
     if batch.shape[1:] != shape:
@@ -300,7 +286,32 @@ def as_given(batch: Tensor, shape: torch.Size) -> None:
         )
 
 
-def check_seen(features: list[Tensor]) -> list[Tensor]:
-    if not features:
+def check_seen(kept: list[T]) -> list[T]:
+    if not kept:
         raise ProbeError("the readout has seen no features: call partial_fit first")
-    return features
+    return kept
+
+
+class KeepingReadout(Readout):
+    """A readout that keeps its training features until it is solved."""
+
+    def reset(self) -> Self:
+        self._features: list[Tensor] = []
+        self._folds: list[int] = []
+        return self
+
+    def partial_fit(self, features: ArrayLike | Tensor, fold: int = 0) -> Self:
+        batch = as_features(features).detach().to(torch.float32)
+        if self._features:
+            as_given(batch, self._features[0].shape[1:])
+        images = len(self._folds) + len(batch)
+        check_memory(
+            4 * self.copies * images * math.prod(batch.shape[1:]),
+            batch.device,
+            f"the readout {self.name} keeps its features: {images:,} images of "
+            f"{' × '.join(map(str, batch.shape[1:]))} values",
+            "choose fewer images or layers, or the readout ridge, which keeps none",
+        )
+        self._features.append(batch.clone())
+        self._folds += [fold] * len(batch)
+        return self

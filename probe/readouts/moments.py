@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 _BLOCK = 256  # channels whose products are taken at once; skips most of the upper triangle
-
 _DIRECT = 4  # places a side below which neighbourhoods are formed and not assembled from lags
 
 

@@ -14,18 +14,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .base import (
-    Readout,
-    as_features,
-    as_targets,
-    check_fitted,
-    check_seen,
-    keep_features,
-    with_controls,
-)
+from .base import KeepingReadout, as_features, as_targets, check_fitted, check_seen, with_controls
 
 
-class PoseNet(Readout):
+class PoseNet(KeepingReadout):
     r"""The published readout: one 3 × 3 convolution without padding, trained by gradient descent.
 
     Convolution, batch norm and sigmoid give a map, upsampled (bilinear, corners aligned) to the
@@ -77,13 +69,8 @@ class PoseNet(Readout):
         )
 
     def reset(self) -> Self:
-        self._features: list[Tensor] = []
         self._state: _PoseNetState | None = None
-        return self
-
-    def partial_fit(self, features: ArrayLike | Tensor, fold: int = 0) -> Self:
-        keep_features(self._features, as_features(features), self)
-        return self
+        return super().reset()
 
     @torch.inference_mode(False)
     def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
@@ -146,8 +133,8 @@ class PoseNet(Readout):
                 schedule.step()
             for parameter in parameters:
                 parameter.requires_grad_(False)
+        self.reset()
         self._state = state
-        self._features = []
         return self
 
     def initial_weight(self, channels: int) -> Tensor:

@@ -20,6 +20,7 @@ from .base import (
     as_targets,
     check_fitted,
     check_memory,
+    check_seen,
     choose_alphas,
     with_controls,
 )
@@ -120,10 +121,8 @@ class Ridge(Readout):
         return self
 
     def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
-        if not self.moments:
-            raise ProbeError("the readout has seen no features: call partial_fit first")
+        folds = check_seen([self.moments[fold] for fold in sorted(self.moments)])
         wanted = with_controls(as_targets(targets, self._size), order)
-        folds = [self.moments[fold] for fold in sorted(self.moments)]
         self.map = fit_ridge(folds, wanted.flatten(1), self.alphas)
         self.moments = {}
         return self

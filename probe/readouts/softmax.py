@@ -14,13 +14,12 @@ from torch import Tensor
 
 from ..errors import whole_number
 from .base import (
-    Readout,
+    KeepingReadout,
     as_features,
     as_targets,
     check_fitted,
     check_seen,
     choose_alphas,
-    keep_features,
     with_controls,
 )
 
@@ -28,7 +27,7 @@ CELLS = "cells"
 """Target of the classification: the cell of a grid."""
 
 
-class Softmax(Readout):
+class Softmax(KeepingReadout):
     r"""Position as classification over a grid of cells: multinomial logistic regression.
 
     With standardised features z and K cells, :math:`π_k(z) = e^{w_k^T z + b_k} / Σ_j e^{w_j^T z +
@@ -69,15 +68,8 @@ class Softmax(Readout):
         )
 
     def reset(self) -> Self:
-        self._features: list[Tensor] = []
-        self._folds: list[int] = []
         self._models: list[tuple[Tensor, Tensor]] = []
-        return self
-
-    def partial_fit(self, features: ArrayLike | Tensor, fold: int = 0) -> Self:
-        keep_features(self._features, as_features(features), self)
-        self._folds += [fold] * len(self._features[-1])
-        return self
+        return super().reset()
 
     def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
         features = torch.cat(check_seen(self._features))
@@ -92,8 +84,9 @@ class Softmax(Readout):
         classes = [member]
         if order is not None:
             classes.append(with_controls(member.double()[None, :, None], order)[1, :, 0].long())
-        self._models = [self._fit(samples, held_out, c.to(samples.device)) for c in classes]
-        self._features, self._folds = [], []
+        models = [self._fit(samples, held_out, c.to(samples.device)) for c in classes]
+        self.reset()
+        self._models = models
         return self
 
     def grid(self, height: int, width: int) -> NDArray[np.int64]:

@@ -22,10 +22,7 @@ READOUTS: Registry[type[Readout]] = Registry(
             "probe.readouts.posenet:PoseNet",
             "the published protocol, trained by gradient descent on all layers together",
         ),
-        "softmax": (
-            "probe.readouts.softmax:Softmax",
-            "classification of the cells of a grid",
-        ),
+        "softmax": ("probe.readouts.softmax:Softmax", "classification of the cells of a grid"),
     },
 )
 """Classes of readouts by name.

@@ -1,6 +1,4 @@
-"""Scores of a readout on each test image; intervals over test images, of means, of paired
-differences and of shares.
-"""
+"""Scores of a readout on each test image."""
 
 from __future__ import annotations
 
@@ -15,22 +13,11 @@ Array = NDArray[np.float64]
 
 
 def spearman(predictions: Array, target: Array) -> Array:
-    """Spearman correlation of each predicted map with the target, over places.
+    """Spearman correlation of each predicted map (..., P) with the target (P,), over places.
 
     The Pearson correlation of the ranks, ties at their mean rank. A prediction that is constant
     to within rounding (8 float32 epsilons of its greatest absolute value) scores 0: it orders no
     two places.
-
-    Parameters
-    ----------
-    predictions : ndarray, shape (..., P)
-        Maps, flattened to P places.
-    target : ndarray, shape (P,)
-        The true map.
-
-    Returns
-    -------
-    ndarray, shape (...), in [-1, 1]
 
     References
     ----------
@@ -63,36 +50,17 @@ def r_squared(predictions: Array, target: Array) -> Array:
 
 
 def localisation_error(predictions: Array, truth: Array) -> Array:
-    """Median Euclidean distance between predicted and true place of each image.
+    """Median Euclidean distance between predicted (..., 2, P) and true (2, P) place of each image.
 
-    Parameters
-    ----------
-    predictions : ndarray, shape (..., 2, P)
-        Predicted coordinates of each place.
-    truth : ndarray, shape (2, P)
-        True ones, in the same unit: in pixels of the input, the error is in pixels too.
-
-    Returns
-    -------
-    ndarray, shape (...), at least 0
+    In the unit of the coordinates: in pixels of the input, the error is in pixels too.
     """
     return np.median(np.hypot(*np.moveaxis(predictions - truth, -2, 0)), axis=-1)
 
 
 def per_image(predictions: Array, targets: Array) -> dict[str, Array]:
-    """Score every test image.
+    """Score every test image, by metric (:data:`METRICS`) an array (N, T).
 
-    Parameters
-    ----------
-    predictions : ndarray, shape (N, T, P)
-        Of N images and T targets.
-    targets : ndarray, shape (T, P)
-        The true maps.
-
-    Returns
-    -------
-    dict of str to ndarray, shape (N, T)
-        By metric, see :data:`METRICS`.
+    ``predictions`` (N, T, P) are of N images and T targets, whose true maps are ``targets`` (T, P).
     """
     scores = {"spc": spearman, "mae": mean_absolute_error, "r2": r_squared}
     return {

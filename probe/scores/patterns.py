@@ -24,18 +24,10 @@ Array = NDArray[np.float64]
 
 @dataclass
 class PlaceSums:
-    """Sums of a layer's features over the images of a fold.
+    """Sums of a layer's features about an origin (C,), over the ``images`` of a fold.
 
-    Attributes
-    ----------
-    origin : Tensor, shape (C,)
-        What is subtracted from the features first.
-    images : int
-        How many n.
-    first : Tensor of float64, shape (C, P)
-        Sum over images at each place.
-    square : Tensor of float64, shape (C,)
-        Sum of squares over images and places.
+    ``first`` (C, P) is the sum over images at each place, ``square`` (C,) the sum of squares over
+    images and places, both float64.
     """
 
     origin: Tensor
@@ -124,35 +116,17 @@ class Pattern:
         place = {int(channel): row for row, channel in enumerate(self.channels)}
         rows = [place[int(number)] for number in numbers]
         difference = None if self.difference is None else self.difference[rows]
-        return replace(
-            self, mean=self.mean[rows], channels=self.channels[rows], difference=difference
-        )
+        mean, channels = self.mean[rows], self.channels[rows]
+        return replace(self, mean=mean, channels=channels, difference=difference)
 
 
 def find_pattern(
-    folds: Sequence[PlaceSums],
-    places: tuple[int, int],
-    original: Sequence[PlaceSums] | None = None,
+    folds: Sequence[PlaceSums], places: tuple[int, int], original: Sequence[PlaceSums] | None = None
 ) -> Pattern:
-    """Compute a pattern from sums over folds of images.
+    """Compute a pattern of h × w ``places`` from sums over folds of images.
 
-    Parameters
-    ----------
-    folds : sequence of PlaceSums
-        Of the layer, at least two for η² and SNR (else NaN).
-    places : (int, int)
-        Height and width.
-    original : sequence of PlaceSums, optional
-        Of the same layer and images in the network as trained.
-
-    Returns
-    -------
-    Pattern
-
-    Raises
-    ------
-    ProbeError
-        If the folds were summed about different origins.
+    Two folds at least are needed for η² and SNR (else NaN). ``original`` are sums of the same layer
+    and images in the network as trained.
     """
     if any(not torch.equal(fold.origin, folds[0].origin) for fold in folds):
         raise ProbeError("folds: expected sums about one origin, got several")

@@ -48,7 +48,6 @@ class Truth:
     Attributes
     ----------
     targets : tuple of str
-        Names.
     maps : ndarray, shape (T, h, w), in [0, 1]
         Target maps at the places that are predicted.
     order : ndarray of int, shape (h · w,), or None
@@ -87,7 +86,7 @@ class Scored:
     values : ndarray, shape (N, K)
         By image and column.
     chance : ndarray, shape (K,)
-        What a readout scores that knows nothing of position: the target's mean everywhere.
+        Score of a constant predictor (the target's mean).
     """
 
     columns: list[tuple[str, str]]
@@ -111,26 +110,17 @@ def score_layer(
     truth: Truth,
     extra: Mapping[tuple[str, str], tuple[Array, float]] | None = None,
 ) -> Scored:
-    """Score the predictions of a layer's readout on every test image.
+    """Score the predictions of a layer's readout (N, 2 T, h, w), targets then controls.
 
     ``spc``, ``mae`` and ``r2`` of each target, see :mod:`probe.scores`; ``control``, the SPC of
-    the same readout on the control task, and ``selectivity = spc − control``; ``error_px``, the
-    median distance between predicted and true place, from the horizontal and the vertical readout
-    if there are both; what the readout alone is scored on. Without a control task there are
-    neither ``control`` nor ``selectivity``.
-
-    Parameters
-    ----------
-    predictions : ndarray, shape (N, 2 T, h, w)
-        Of the targets, then of their controls.
-    truth : Truth
-        Of the layer.
-    extra : mapping of (str, str) to (ndarray, float), optional
-        By target and metric, further scores, shape (N,), and what one scores by chance.
+    the same readout on the control task, and ``selectivity = spc − control``, if there is one;
+    ``error_px``, the median distance between predicted and true place, from the horizontal and the
+    vertical readout if there are both; ``extra``, what the readout alone is scored on (N,), with
+    what one scores by chance.
     """
     count = len(truth.targets)
     flat = predictions.reshape(*predictions.shape[:2], -1)
-    found = per_image(flat[:, :count], truth.flat)
+    scores = per_image(flat[:, :count], truth.flat)
     columns: list[tuple[str, str]] = []
     values: list[Array] = []
     chance: list[float] = []
@@ -144,11 +134,11 @@ def score_layer(
         spread = float(np.abs(truth.flat[t] - truth.flat[t].mean()).mean())
         levels = {"spc": 0.0, "mae": spread, "r2": 0.0}
         for metric in METRICS:
-            add(target, metric, found[metric][:, t], levels[metric])
+            add(target, metric, scores[metric][:, t], levels[metric])
         if truth.order is not None:
             control = spearman(flat[:, count + t], truth.controls[t])
             add(target, "control", control, 0.0)
-            add(target, "selectivity", found["spc"][:, t] - control, 0.0)
+            add(target, "selectivity", scores["spc"][:, t] - control, 0.0)
     axes = [truth.targets.index(n) for n in ("horizontal", "vertical") if n in truth.targets]
     if len(axes) == 2:
         pixels = np.array([truth.image_size[1] - 1, truth.image_size[0] - 1.0])[:, None]
@@ -168,33 +158,14 @@ def score_rows(
     seed: int,
     scenes: NDArray[np.int64],
 ) -> pd.DataFrame:
-    """One row for each target and metric.
+    """One row for each target and metric, with columns :data:`SCORE_COLUMNS`.
 
-    Parameters
-    ----------
-    scored : Scored
-        Of a layer under some variant.
-    original : Scored, optional
-        Of the same layer and test images in the network as trained. The difference is
-        ``original − variant``, its interval paired over images; it is defined where both are scored
-        over the same part of the image. Over its middle alone, which is what ``valid`` leaves, all
-        scores are others, position or not. The share of padding is the difference over what the
-        original has beyond chance, ``(original − variant) / (original − chance)``; it is defined
-        where padding was removed and what the original has beyond chance is known to within half of
-        itself (the nearer bound of its interval is at least half as far from chance, on the knowing
-        side). A ratio over less is any number (Fieller 1954, "Some problems in interval
-        estimation", JRSS B 16).
-    removes_padding : bool
-        Whether the variant leaves nothing of padding.
-    seed : int
-        Of the resamples.
-    scenes : ndarray of int, shape (N,)
-        See :func:`probe.stimuli.scenes`.
-
-    Returns
-    -------
-    DataFrame
-        With columns :data:`SCORE_COLUMNS`.
+    The difference is ``original − variant``, its interval paired over images (of which ``scenes``
+    (N,) tells the scenes); defined where both are scored over the same part of the image. Over its
+    middle alone, which is what ``valid`` leaves, all scores are others, position or not. The share
+    of padding is ``(original − variant) / (original − chance)``, where the variant removes padding;
+    defined if the interval bound nearer chance keeps at least half of (original − chance). A ratio
+    over less is any number (Fieller 1954, "Some problems in interval estimation", JRSS B 16).
     """
     low, high = bootstrap_interval(scored.values, seed, scenes=scenes)
     metrics = [metric for _, metric in scored.columns]
@@ -215,16 +186,9 @@ def score_rows(
             knows = np.where(errors, above <= half, below >= half) & (errors == (half < 0))
             knows &= (np.array(metrics) != "control") & (half != 0) & alike
             share = bootstrap_share(paired, beyond, seed, scenes=scenes)
-            effects[3:] = [np.where(knows, values, np.nan) for values in share]
-    columns = [
-        [target for target, _ in scored.columns],
-        metrics,
-        np.round(scored.values.mean(0), 12),
-        low,
-        high,
-        scored.chance,
-        *effects,
-    ]
+            effects[3:] = [np.where(knows, v, np.nan) for v in share]
+    values = np.round(scored.values.mean(0), 12)
+    columns = [[t for t, _ in scored.columns], metrics, values, low, high, scored.chance, *effects]
     return pd.DataFrame(dict(zip(SCORE_COLUMNS, columns, strict=True)))
 
 
@@ -249,8 +213,8 @@ def same_places(scored: Scored, other: Scored) -> NDArray[np.bool_]:
         for s in (scored, other)
     ]
     # What only some readout is scored on may have none: then any other's counts.
-    here, there = ([s.get(t, next(iter(s.values()))) for t, _ in scored.columns] for s in spreads)
-    return np.isclose(here, there, rtol=0.05, atol=0)
+    one, another = ([s.get(t, next(iter(s.values()))) for t, _ in scored.columns] for s in spreads)
+    return np.isclose(one, another, rtol=0.05, atol=0)
 
 
 _SPREADS = ("mae", "error_px", "top1")
@@ -261,23 +225,10 @@ def profile_rows(
 ) -> pd.DataFrame:
     """Readout error by distance to the nearest border: how far padding reaches.
 
-    Parameters
-    ----------
-    predictions : ndarray, shape (N, ≥ T, h, w)
-        As for :func:`score_layer`.
-    truth : Truth
-        Of the layer.
-    seed : int
-        Of the resamples.
-    scenes : ndarray of int, shape (N,)
-        See :func:`probe.stimuli.scenes`.
-
-    Returns
-    -------
-    DataFrame
-        ``target``; ``distance`` of the places' centres to the border, in pixels of the input;
-        ``places``, how many there are; ``error``, the mean absolute error at them, with ``low`` and
-        ``high``; ``chance``, the error of the target's mean.
+    Of predictions (N, ≥ T, h, w) as for :func:`score_layer`. Columns: ``target``; ``distance`` of
+    the places' centres to the border, in pixels of the input; ``places``, how many there are;
+    ``error``, the mean absolute error at them, with ``low`` and ``high``; ``chance``, the error of
+    the target's mean.
     """
     count = len(truth.targets)
     distance = np.round(truth.border_distance.ravel(), 3)

@@ -5,9 +5,8 @@ Out: the features of its layers for a batch of images, weights untouched.
 Not here: what is fitted to the features; proofs that a source is gone.
 
 - ``variant``: the named ways to run a backbone.
-- ``embeddings``: absolute position embeddings at their mean, or permuted.
 - ``canvas``: how far padding reaches, and the margin that keeps it out of the image.
-- ``run``: its layers, and their features for a batch of images.
+- ``run``: its layers, and their features for a batch of images; position embeddings taken away.
 - ``follower``: which tensors know of places, and where position enters.
 """
 

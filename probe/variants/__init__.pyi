@@ -1,13 +1,13 @@
 from .canvas import MARGINS as MARGINS
 from .canvas import exact_copy as exact_copy
 from .canvas import find_margin as find_margin
-from .embeddings import Embeddings as Embeddings
 from .follower import KINDS as KINDS
 from .follower import Follower as Follower
 from .follower import Source as Source
 from .follower import Substitute as Substitute
 from .removals import REMOVALS as REMOVALS
 from .removals import Removal as Removal
+from .run import Embeddings as Embeddings
 from .run import VariantRun as VariantRun
 from .run import open_variant as open_variant
 from .run import running as running

@@ -123,14 +123,14 @@ def _reach(
     return math.ceil(max(known, default=0.0)) if len(known) == len(depths) else None
 
 
-def contact(backbone: Backbone, seen: VariantRun, images: Tensor) -> float:
+def padding_leakage(backbone: Backbone, seen: VariantRun, images: Tensor) -> float:
     """Measure how much of what padding writes still reaches the probed region of a canvas.
 
     Parameters
     ----------
     backbone : Backbone
         In eval mode, best in float64.
-    seen : View
+    seen : VariantRun
         Of a canvas.
     images : Tensor, shape (B, 3, H, W), in [0, 1]
         Tileable.

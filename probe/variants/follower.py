@@ -17,25 +17,15 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..borders.calls import Names, module_path
 
 PADDING = "padding"
-
 EMBEDDING = "position embedding"
-
 RELATIVE = "relative position bias"
-
 ROTARY = "rotary position embedding"
-
 COORDINATES = "coordinates"
-
 MASK = "attention mask"
-
 WINDOWS = "window partition"
-
 MIXING = "token mixing"
-
 RECURRENCE = "recurrence over places"
-
 RESAMPLING = "resampling"
-
 FACTOR = "position-dependent factor"
 
 KINDS: tuple[str, ...] = (
@@ -67,18 +57,9 @@ _NAMES = (
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor that does not depend on the image meets one that does.
+    """A tensor that doesn't depend on the image meets one that does.
 
-    Attributes
-    ----------
-    kind : str
-        One of :data:`KINDS`.
-    module : str
-        Path of the module whose code is running.
-    function : str
-        Name of torch's function.
-    parameter : str
-        Parameters and buffers that the tensor was made from; empty if none.
+    ``parameter`` names the parameters and buffers that it was made from.
     """
 
     kind: str
@@ -94,24 +75,13 @@ Substitute = Callable[[Source, Tensor, Tensor], Tensor]
 class Follower(TorchFunctionMode):
     """Follow which tensors depend on the image while a network runs.
 
-    Parameters
-    ----------
-    model : Module
-        Whose parameters and buffers to know by name.
-    x : Tensor
-        The input, the only tensor that depends on the image when the block is entered.
-    substitute : callable, optional
-        See :data:`Substitute`; by default every tensor stays.
-
-    Attributes
-    ----------
-    found : Counter of Source
-        Calls by source.
+    Only the input ``x`` does when the block is entered. ``sources`` counts their calls; a
+    ``substitute`` may put another tensor in the place of each.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, substitute: Substitute | None = None) -> None:
         super().__init__()
-        self.found: Counter[Source] = Counter()
+        self.sources: Counter[Source] = Counter()
         self._substitute = substitute
         self._names: Names = {}
         self._origin = WeakIdKeyDictionary()
@@ -171,18 +141,14 @@ class Follower(TorchFunctionMode):
             args, kwargs = (items, *args[1:]), {k: v for k, v in kwargs.items() if k != "tensors"}
         elif func is F.scaled_dot_product_attention:
             mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
-            constant = isinstance(mask, Tensor) and mask not in self._depends
-            if (
-                isinstance(mask, Tensor)
-                and constant
-                and _varies(mask, (-2, -1), mask in self._origin)
-            ):
-                kind = self._kind(mask, RELATIVE)
-                self._record(MASK if mask.dtype == torch.bool else kind, name, mask)
+            if isinstance(mask, Tensor) and mask not in self._depends:
+                kind = MASK if mask.dtype == torch.bool else self._kind(mask, RELATIVE)
+                if _varies(mask, (-2, -1), mask in self._origin):
+                    self._record(kind, name, mask)
         elif plain in ("matmul", "bmm", "einsum", "__matmul__"):
             for tensor in _tensors(args):
-                if tensor not in self._depends and (named := self._kind(tensor, "")):
-                    self._record(named, name, tensor)
+                if tensor not in self._depends and (kind := self._kind(tensor, "")):
+                    self._record(kind, name, tensor)
         elif plain in ("linear", "conv1d") and self._depends[moving[0]].layout == "NCL":
             if moving[0].shape[-1] > 1 and plain == "linear":
                 self._record(MIXING, name, next(iter(_tensors(args[1:]))))
@@ -220,8 +186,7 @@ class Follower(TorchFunctionMode):
         elif self._depends[x].product and _varies(c, (-2, -1), trained):
             kind = self._kind(c, MASK if c.dtype == torch.bool else RELATIVE)
         else:
-            named = self._kind(c, "")
-            kind = named or (FACTOR if name in ("mul", "div") else EMBEDDING)
+            kind = self._kind(c, FACTOR if name in ("mul", "div") else EMBEDDING)
         if kind == COORDINATES and along is None and not bool(c.any()):
             return c
         source = self._record(kind, name, c)
@@ -234,7 +199,7 @@ class Follower(TorchFunctionMode):
     def _record(self, kind: str, function: str, c: Tensor | None = None) -> Source:
         origin = () if c is None else self._origin.get(c, ())
         source = Source(kind, module_path(self._names), function, ", ".join(origin))
-        self.found[source] += 1
+        self.sources[source] += 1
         return source
 
     def _trait(

@@ -14,13 +14,8 @@ if TYPE_CHECKING:
 class Removal:
     """What becomes of absolute position embeddings.
 
-    Attributes
-    ----------
-    words : str
-        What it is, in a line.
-    change : callable
-        Takes the embeddings of all places, shape (1, L, C), and a permutation of places drawn with
-        the run's seed, shape (L,); returns what stands in their place, of the same shape.
+    ``change`` takes the embeddings of all places, shape (1, L, C), and a permutation of places
+    drawn with the run's seed, shape (L,); it returns what stands in their place, of the same shape.
     """
 
     words: str
@@ -33,8 +28,7 @@ REMOVALS: dict[str, Removal] = {
         lambda places, order: places.mean(1, keepdim=True).expand_as(places),
     ),
     "shuffled_pos_embed": Removal(
-        "absolute position embeddings permuted over places",
-        lambda places, order: places[:, order],
+        "absolute position embeddings permuted over places", lambda places, order: places[:, order]
     ),
 }
 """Parts of a variant's name that are about position embeddings."""

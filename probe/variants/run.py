@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..backbones.backbone import Backbone
 from ..backbones.layer import Layer
-from ..backbones.probed import ProbedLayers
+from ..backbones.probed import ProbedLayers, describe
 from ..borders.mode import padding
-from ..errors import ProbeError
+from ..errors import ProbeError, ProbeWarning
 from ..stimuli.source import stretch
-from .embeddings import Embeddings
-from .follower import EMBEDDING, Follower
+from .follower import EMBEDDING, Follower, Source
+from .removals import REMOVALS
 from .variant import Variant
+
+
+class Embeddings:
+    """Takes the place of absolute position embeddings: their mean over places, or a permutation.
+
+    Entries of tokens that stand for no place, such as a class token, stay as they are.
+    """
+
+    def __init__(self, how: str, model: nn.Module, image_size: tuple[int, int], seed: int) -> None:
+        self.how, self.model, self.image_size, self.seed = how, model, image_size, seed
+
+    def __call__(self, source: Source, x: Tensor, c: Tensor) -> Tensor:
+        if source.kind != EMBEDDING:
+            return c
+        shape = (1, *x.shape[1:])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ProbeWarning)
+            layer = describe(self.model, "", 1, shape, 1, self.image_size)
+        if layer is None:
+            return c
+        c = c[:1] if c.ndim == x.ndim else c
+        full = c.expand(shape).clone()
+        if layer.layout == "NCHW":
+            places = full.flatten(2).transpose(1, 2)
+        elif layer.layout == "NHWC":
+            places = full.flatten(1, 2)
+        else:
+            tokens = full if layer.layout == "NLC" else full.transpose(1, 2)
+            places = tokens[:, layer.prefix :]
+        stream = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(places.shape[1], generator=stream).to(places.device)
+        places = REMOVALS[self.how].change(places, order)
+        if layer.layout == "NCHW":
+            return places.transpose(1, 2).reshape(shape)
+        if layer.layout == "NHWC":
+            return places.reshape(shape)
+        tokens = torch.cat([tokens[:, : layer.prefix], places], 1)
+        return tokens if layer.layout == "NLC" else tokens.transpose(1, 2)
 
 
 @contextmanager
@@ -28,33 +68,17 @@ def running(
     *,
     seed: int = 0,
     first: int = 0,
-    close: bool = True,
+    wrap_unpadded: bool = True,
 ) -> Iterator[Any]:
     """Run a backbone as the variant says, inside the block.
 
-    Parameters
-    ----------
-    variant : Variant
-        What to change.
-    model : Module
-        The backbone.
-    x : Tensor
-        Its input, as it will be given.
-    seed : int
-        Of noise and of shuffled position embeddings.
-    first : int
-        Number of the first image of the batch, on which noise depends.
-    close : bool
-        See :class:`probe.padding`.
-
-    Raises
-    ------
-    ProbeError
-        If there is nothing to change, or the network can't be run so.
+    ``x`` is its input, as it will be given, ``seed`` that of noise and of shuffled position
+    embeddings, ``first`` the number of the first image of the batch, on which noise depends;
+    ``wrap_unpadded`` see :class:`probe.padding`.
     """
     border: AbstractContextManager[Any] = nullcontext()
     if variant.rule != "original":
-        border = padding(variant.rule, seed=seed, first=first, close=close)
+        border = padding(variant.rule, seed=seed, first=first, wrap_unpadded=wrap_unpadded)
     if not variant.embedding:
         with border as mode:
             yield mode
@@ -62,7 +86,7 @@ def running(
     change = Embeddings(variant.embedding, model, (int(x.shape[-2]), int(x.shape[-1])), seed)
     with border as mode, Follower(model, x, change) as follower:
         yield mode
-    if not any(source.kind == EMBEDDING for source in follower.found):
+    if not any(source.kind == EMBEDDING for source in follower.sources):
         raise ProbeError(
             f"variant {variant.name!r}: the network adds no absolute position embedding"
         )
@@ -76,22 +100,21 @@ class VariantRun:
     ----------
     variant : Variant
         How the backbone is run.
-    taps : Taps
+    probed : ProbedLayers
         The layers as the network computes them: larger than what is probed on a canvas.
     layers : tuple of Layer
         What is probed.
     margin : int
         Pixels on each side of the images that only the network sees; 0 without a canvas.
-    close : bool
-        Whether the torus closes after unpadded operations, see :class:`probe.padding`; False where
-        a network needs maps of the sizes it was built with.
+    wrap_unpadded : bool
+        See :class:`probe.padding`; False where a network needs maps of the sizes it was built with.
     """
 
     variant: Variant
-    taps: ProbedLayers
+    probed: ProbedLayers
     layers: tuple[Layer, ...]
     margin: int = 0
-    close: bool = True
+    wrap_unpadded: bool = True
 
     def run(
         self,
@@ -114,11 +137,6 @@ class VariantRun:
             Takes a layer and its map (B, C, h, w), which may be overwritten afterwards.
         seed, first : int
             See :func:`running`.
-
-        Returns
-        -------
-        Any
-            What the network returned.
         """
         layers = {layer.name: layer for layer in self.layers}
 
@@ -129,50 +147,32 @@ class VariantRun:
                 features = features.narrow(2, top, layer.height).narrow(3, left, layer.width)
             receive(layer, features)
 
-        x = backbone.normalise(images)
-        with running(self.variant, backbone.model, x, seed=seed, first=first, close=self.close):
-            return self.taps.run(backbone.model, x, take)
+        x, model = backbone.normalise(images), backbone.model
+        options: dict[str, Any] = {"seed": seed, "first": first}
+        with running(self.variant, model, x, **options, wrap_unpadded=self.wrap_unpadded):
+            return self.probed.run(model, x, take)
 
 
 def open_variant(
-    backbone: Backbone,
-    variant: Variant,
-    taps: ProbedLayers,
-    images: Tensor,
-    margin: int = 0,
+    backbone: Backbone, variant: Variant, probed: ProbedLayers, images: Tensor, margin: int = 0
 ) -> VariantRun:
-    """Learn by a dry run what a variant makes of the layers.
+    """Learn by a dry run on tileable images what a variant makes of the layers.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        In eval mode.
-    variant : Variant
-        How to run it.
-    taps : Taps
-        The layers of the network as trained.
-    images : Tensor, shape (B, 3, H, W), in [0, 1]
-        Tileable; one or two will do.
-    margin : int
-        Of a canvas, see :func:`find_margin`.
-
-    Raises
-    ------
-    ProbeError
-        If the network can't be run so, or a layer is gone.
+    ``probed`` are those of the network as trained, in eval mode; ``margin`` is that of a canvas,
+    see :func:`find_margin`.
     """
-    plain = VariantRun(variant, taps, taps.layers, margin if variant.canvas else 0)
+    plain = VariantRun(variant, probed, probed.layers, margin if variant.canvas else 0)
     if variant.rule in ("original", "zeros") and not variant.canvas and not variant.embedding:
         return plain
     x = backbone.normalise(stretch(images, plain.margin))
     try:
         with running(variant, backbone.model, x):
-            seen = taps.again(backbone.model, x, backbone.name)
+            seen = probed.again(backbone.model, x, backbone.name)
     except ProbeError as error:
         if variant.rule == "circular":
-            with running(variant, backbone.model, x, close=False):
-                seen = taps.again(backbone.model, x, backbone.name)
-            return VariantRun(variant, seen, seen.layers, close=False)
+            with running(variant, backbone.model, x, wrap_unpadded=False):
+                seen = probed.again(backbone.model, x, backbone.name)
+            return VariantRun(variant, seen, seen.layers, wrap_unpadded=False)
         if variant.rule != "valid":
             raise
         raise ProbeError(
@@ -181,11 +181,11 @@ def open_variant(
             f"variant if the network needs maps of fixed sizes ({error})"
         ) from error
     if variant.canvas:
-        return replace(plain, taps=seen)
+        return replace(plain, probed=seen)
     if variant.rule != "valid":
         return VariantRun(variant, seen, seen.layers)
     layers = []
-    for before, after in zip(taps.layers, seen.layers, strict=True):
+    for before, after in zip(probed.layers, seen.layers, strict=True):
         height, width = before.image_size
         inset = (
             (height - after.height * height / before.height) / 2,

@@ -63,13 +63,7 @@ class Variant:
 
 
 def parse_variant(name: str) -> Variant:
-    """Take a variant's name apart.
-
-    Raises
-    ------
-    ProbeError
-        If a part is unknown, or there are two of one kind.
-    """
+    """Take a variant's name apart."""
     parts = [one_of(part.strip(), VARIANTS, "variant") for part in str(name).split("+")]
     borders = [part for part in parts if part not in REMOVALS]
     embeddings = [part for part in parts if part in REMOVALS]
@@ -80,5 +74,5 @@ def parse_variant(name: str) -> Variant:
         )
     border = borders[0] if borders else "original"
     canvas = border == "canvas"
-    named = "+".join([*(b for b in borders if b != "original" or not embeddings), *embeddings])
-    return Variant(named, "original" if canvas else border, canvas, "".join(embeddings))
+    name = "+".join([*(b for b in borders if b != "original" or not embeddings), *embeddings])
+    return Variant(name, "original" if canvas else border, canvas, "".join(embeddings))

@@ -108,7 +108,7 @@ def test_a_canvas_is_a_torus_and_weights_are_the_same_over_borders():
         more = {"layers.0.coord_weight"} if borders == "coordconv" else set()
         assert set(state) - set(weights) == more
         assert all(torch.equal(state[k], v) for k, v in weights.items())
-    assert networks["zeros"].receptive_field == 2 * sum((1, 2, 4, 8, 4, 2)) + 1
+    assert networks["zeros"].reach == sum((1, 2, 4, 8, 4, 2))
 
 
 @pytest.mark.parametrize("borders", ["zeros", "reflect"])

@@ -17,7 +17,13 @@ from probe.backbones.probed import evaluating, probe_layers
 from probe.borders.rules import RULES
 from probe.stimuli.leaves import Leaves
 from probe.stimuli.source import stretch
-from probe.variants.canvas import MARGINS, WHOLE_IMAGE_MARGIN, contact, exact_copy, find_margin
+from probe.variants.canvas import (
+    MARGINS,
+    WHOLE_IMAGE_MARGIN,
+    exact_copy,
+    find_margin,
+    padding_leakage,
+)
 from probe.variants.removals import REMOVALS
 from probe.variants.run import VariantRun, open_variant, running
 from probe.variants.variant import VARIANTS, parse_variant
@@ -319,7 +325,7 @@ def test_no_margin_is_out_of_reach_where_every_place_sees_the_whole_map():
     assert MARGINS[-1] >= WHOLE_IMAGE_MARGIN
     with evaluating(backbone.model):
         near, far = (
-            contact(
+            padding_leakage(
                 backbone, open_variant(backbone, parse_variant("canvas"), taps, images, m), images
             )
             for m in (4, 64)
@@ -362,14 +368,14 @@ def test_out_of_reach_of_padding_a_canvas_is_a_torus(convolutions):
     canvas = open_variant(backbone, parse_variant("canvas"), taps, images, margin)
     torus = open_variant(backbone, parse_variant("circular"), taps, images)
     with evaluating(backbone.model):
-        assert contact(backbone, canvas, images) == 0.0
+        assert padding_leakage(backbone, canvas, images) == 0.0
     found = maps(canvas, backbone, stretch(images, margin))
     for name, wanted in maps(torus, backbone, images).items():
         torch.testing.assert_close(found[name], wanted, rtol=0, atol=1e-10)
     if margin > total and any(kernel > 1 for kernel, _ in convolutions):
         close = open_variant(backbone, parse_variant("canvas"), taps, images, margin - total)
         with evaluating(backbone.model):
-            assert contact(backbone, close, images) > 0
+            assert padding_leakage(backbone, close, images) > 0
 
 
 def test_a_copy_is_exact_and_the_original_stays(tiny):

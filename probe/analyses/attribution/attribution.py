@@ -227,7 +227,7 @@ def attribute(
             )
         with memory_explained(1):
             units, runs = find_units(backbone, taps, images, groups)
-            close = open_variant(backbone, parse_variant("circular"), taps, images).close
+            close = open_variant(backbone, parse_variant("circular"), taps, images).wrap_unpadded
             network = ReplayedNetwork(backbone, taps)
             planned = open_runs(network, units, groups[:-1], close, images, runs if share else {})
         job = replace(setup.job(), controls=False)

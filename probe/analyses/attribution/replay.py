@@ -212,7 +212,7 @@ def open_runs(
     """
 
     def circular(**where: Any) -> Border:
-        return lambda: padding("circular", close=close, **where)
+        return lambda: padding("circular", wrap_unpadded=close, **where)
 
     def opened(
         kept: Kept, border: Border, base: ReplayedRun | None = None, keep: Collection[str] = ()
@@ -220,9 +220,9 @@ def open_runs(
         output, outputs = network.run(images, border, keep)
         run = ReplayedRun(
             variant=Variant(kept.words, "circular"),
-            taps=network.taps,
+            probed=network.taps,
             layers=(network.seen(output, len(images), kept),),
-            close=close,
+            wrap_unpadded=close,
             network=network,
             kept=kept,
             border=border,

@@ -27,22 +27,7 @@ def give_coordinates(
     strength: float = STRENGTH,
     seed: int = 0,
 ) -> nn.Module:
-    """Inflate a network and set the weights of its coordinates; see :func:`ladder`.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        It stays as it is.
-    image_size : (int, int)
-        Of the leaves that channels are measured on.
-    at, strength, seed
-        See :func:`ladder`.
-
-    Returns
-    -------
-    Module
-        In eval mode as the backbone.
-    """
+    """Inflate a copy of a network and set the weights of its coordinates; see :func:`ladder`."""
     given = inflate(backbone.model, at)
     terms = {n: m for n, m in given.named_modules() if isinstance(m, CoordinateTerm)}
     seen = _outputs(backbone, image_size, terms, seed)
@@ -75,13 +60,13 @@ def _outputs(
     Those whose output or input is a single place are left out.
     """
     modules, hooks = dict(backbone.model.named_modules()), []
-    found: dict[str, tuple[Tensor, tuple[int, int]]] = {}
+    measured: dict[str, tuple[Tensor, tuple[int, int]]] = {}
 
     def measure(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             over = tuple(inputs[0].shape[-2:])
             if min(map(math.prod, (over, output.shape[-2:]))) > 1:
-                found[name] = output.double().transpose(0, 1).flatten(1).std(1).cpu(), over
+                measured[name] = output.double().transpose(0, 1).flatten(1).std(1).cpu(), over
 
         return hook
 
@@ -93,4 +78,4 @@ def _outputs(
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return measured

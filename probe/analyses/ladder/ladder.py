@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,7 +23,6 @@ from ...coordconv.layers import CoordinateTerm
 from ...errors import ProbeError
 from ...files import json_bytes, parquet_bytes, reading, write_files
 from ...records.record import COLUMNS as RESULT_COLUMNS
-from ...results import Result
 from ...runner.job import INPUT
 from ...runner.options import Options, SharedGiven, takes_options
 from ...runner.setup import Stopwatch, load_all, one_weights
@@ -33,6 +32,10 @@ from ..run import run
 from .coordinates import give_coordinates
 from .page import page, plot_ladder
 from .rungs import BORDERS, INSTANCE_COLUMNS, RUNGS, STEPS, with_rung
+
+_OPTIONS = (
+    *("layers", "targets", "train_images", "test_images", "image_size", "batch_size", "seed"),
+)
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,14 @@ class Ladder:
             )
         if self.instances is not None:
             scores = self.instances.set_index("border")
-            said = [
+            by_border = ", ".join(
                 f"{interval(*scores.loc[b, ['value', 'low', 'high']])} {words}"
                 for b, words in BORDERS.items()
                 if b in scores.index
-            ]
+            )
             sentences.append(
                 f"The same rungs for telling copies of an object apart (twin scenes): pairwise F1 "
-                f"{', '.join(said)}; chance is {number_text(float(scores['chance'].iloc[0]))}."
+                f"{by_border}; chance is {number_text(float(scores['chance'].iloc[0]))}."
             )
         return sentences
 
@@ -106,29 +109,16 @@ class Ladder:
         return plot_ladder(self.table, self.instances)
 
     def to_html(self, path: str | Path) -> Path:
-        """Write a page that needs nothing else: figure, table, and how it was measured.
-
-        Raises
-        ------
-        ProbeError
-            If the file can't be written.
-        """
+        """Write a page that needs nothing else: figure, table, and how it was measured."""
         path = Path(path)
         text = page(self.table, self.instances, self.provenance, self.summary())
         write_files(path.parent, {path.name: text.encode()})
         return path
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``ladder.csv``, ``ladder.parquet``, ``ladder.json`` and ``ladder.png``.
-
-        Raises
-        ------
-        ProbeError
-            If they can't be written.
-        """
+        """Write ``ladder.csv``, ``ladder.parquet``, ``ladder.json`` and ``ladder.png``."""
         picture = io.BytesIO()
-        figure = self.plot()
-        figure.savefig(picture, dpi=150)
+        self.plot().savefig(picture, dpi=150)
         about = {**self.provenance, "instances": None}
         if self.instances is not None:
             about["instances"] = self.instances.to_dict("records")
@@ -143,26 +133,20 @@ class Ladder:
 
 
 def load_ladder(folder: str | Path) -> Ladder:
-    """Read what :meth:`Ladder.save` wrote.
-
-    Raises
-    ------
-    ProbeError
-        If it isn't there or can't be read.
-    """
+    """Read what :meth:`Ladder.save` wrote."""
     folder = Path(folder)
     with reading(folder, "ladder"):
         provenance = json.loads((folder / "ladder.json").read_text(encoding="utf-8"))
         table = pd.read_parquet(folder / "ladder.parquet")
         rows = provenance.pop("instances")
-        found = None if rows is None else pd.DataFrame(rows)[INSTANCE_COLUMNS]
-        if found is not None:
-            found = found.astype(dict.fromkeys(INSTANCE_COLUMNS[1:], float))
-        return Ladder(table[["rung", *RESULT_COLUMNS]], found, provenance)
+        instances = None if rows is None else pd.DataFrame(rows)[INSTANCE_COLUMNS]
+        if instances is not None:
+            instances = instances.astype(dict.fromkeys(INSTANCE_COLUMNS[1:], float))
+        return Ladder(table[["rung", *RESULT_COLUMNS]], instances, provenance)
 
 
 @takes_options(
-    *("layers", "targets", "train_images", "test_images", "image_size", "batch_size", "seed"),
+    *_OPTIONS,
     *("device", "progress", "name", "mean", "std"),
     targets=LADDER_TARGETS,
     train_images=256,
@@ -227,8 +211,7 @@ def ladder(
 
     Examples
     --------
-    >>> found = probe.ladder("tf_efficientnet_lite0")
-    >>> found.heights
+    >>> probe.ladder("tf_efficientnet_lite0").heights
     """
     clock = Stopwatch()
     if not (isinstance(strength, int | float) and 0 < strength < math.inf):
@@ -237,59 +220,37 @@ def ladder(
     chosen = Options.of(options, weights=one_weights(model, weights), variants=variants)
     (backbone,), stride = load_all(model, chosen)
     size = chosen.image_size or input_size(backbone.config, stride)
-    shared = {
-        **{name: getattr(chosen, name) for name in _OPTIONS},
-        "image_size": size,
-        "progress": chosen.progress,
-        "name": backbone.name,
-        "mean": backbone.mean,
-        "std": backbone.std,
-    }
+    shared = {name: getattr(chosen, name) for name in (*_OPTIONS, "progress")}
+    shared |= {name: getattr(backbone, name) for name in ("name", "mean", "std")}
+    shared["image_size"] = size
     plain = run(backbone.model, variants=variants, **shared)
     given = give_coordinates(backbone, size, at, strength, chosen.seed)
     coordinated = run(given, variants=variants, **shared)
-    table = pd.concat(_rungs(plain, coordinated), ignore_index=True)
-    table["weights"] = backbone.weights
+    rows = []
+    for rung, (with_coordinates, variant) in RUNGS.items():
+        scores = (coordinated if with_coordinates else plain).table
+        rows.append(scores[scores["variant"] == variant].assign(rung=rung))
+    table = pd.concat(rows, ignore_index=True).assign(weights=backbone.weights)
     inflated = [
         name
         for name, module in given.named_modules()
         if isinstance(module, CoordinateTerm) and bool(module.coord_weight.any())
     ]
-    where = f"{len(inflated)} convolutions"
-    where = "every convolution over a map" if at == "convs" else where
+    where = "every convolution over a map" if at == "convs" else f"{len(inflated)} convolutions"
     where = f"{inflated[0]} alone" if len(inflated) == 1 else where
     certificate = plain.certificates["given", "circular"]
-    shown = {key: plain.provenance["options"][key] for key in _OPTIONS}
+    about = {key: plain.provenance["options"][key] for key in _OPTIONS}
+    about |= {"at": at if isinstance(at, str) else list(at), "strength": strength}
     provenance = {
-        "name": backbone.name,
-        "weights": backbone.weights,
-        "source": backbone.source,
-        "sha256": backbone.sha256,
-        "options": {
-            **shown,
-            "at": at if isinstance(at, str) else list(at),
-            "strength": strength,
-        },
+        **{key: getattr(backbone, key) for key in ("name", "weights", "source", "sha256")},
+        "options": about,
         "inflated": inflated,
         "how": f"Coordinates are given to {where}: random directions at the kernel's centre, with "
         f"a standard deviation of {strength:g} of the channel's own; they are not trained.",
         "certified": certificate.passed,
         "residual": certificate.residual,
         "reason": certificate.reason,
-        "device": plain.provenance["device"],
-        "versions": plain.provenance["versions"],
+        **{key: plain.provenance[key] for key in ("device", "versions")},
         **clock.times(),
     }
     return Ladder(table[["rung", *RESULT_COLUMNS]], instances, provenance)
-
-
-_OPTIONS = (
-    *("layers", "targets", "train_images", "test_images", "image_size", "batch_size", "seed"),
-)
-
-
-def _rungs(plain: Result, coordinated: Result) -> Iterator[pd.DataFrame]:
-    for rung, (given, variant) in RUNGS.items():
-        table = (coordinated if given else plain).table
-        rows = table[table["variant"] == variant]
-        yield rows.assign(rung=rung)

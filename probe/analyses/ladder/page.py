@@ -19,9 +19,7 @@ from ...text import number_text
 from .rungs import RUNGS, STEPS
 
 _COLOURS = dict(zip(RUNGS, (1, 0, 2, 2), strict=True))  # of "colorblind"
-
 _MARKERS = dict(zip(RUNGS, ("s", "o", "D", None), strict=True))
-
 _NUMBERS = dict(zip(STEPS, ("0", "80", "100"), strict=True))
 
 _LONG = {
@@ -32,25 +30,13 @@ _LONG = {
 }
 
 _BORDERS = dict(zip(("circular", "zeros", "coordconv"), STEPS, strict=True))
-
 _MAX_TICKS = 9
 
 
 def plot_ladder(table: pd.DataFrame, instances: pd.DataFrame | None = None) -> Figure:
-    """Draw SPC by depth on each rung, a panel for each target, and the instance rungs.
+    """Draw SPC by depth on each rung, a panel for each target, with bands of 95 % intervals.
 
-    Parameters
-    ----------
-    table : DataFrame
-        See :class:`probe.Ladder`.
-    instances : DataFrame, optional
-        The same rungs for telling copies of an object apart.
-
-    Returns
-    -------
-    Figure
-        SPC by depth, a panel per target and a line per rung, with bands of 95 % intervals; where
-        the instance experiment has been run, a panel with its pairwise F1.
+    Where the instance experiment has been run, one more panel has its pairwise F1.
     """
     rows = table[table["metric"] == "spc"]
     targets, names = list(dict.fromkeys(rows["target"])), _layers(table)
@@ -58,9 +44,8 @@ def plot_ladder(table: pd.DataFrame, instances: pd.DataFrame | None = None) -> F
     columns = min(4, panels)
     height = -(-panels // columns)
     with style():
-        figure = plt.figure(
-            figsize=(2.75 * columns + 0.4, 2.75 * height + 0.6), layout="constrained"
-        )
+        size = (2.75 * columns + 0.4, 2.75 * height + 0.6)
+        figure = plt.figure(figsize=size, layout="constrained")
         grid = figure.subplots(height, columns, squeeze=False)
         for axes, target in zip(grid.flat, targets, strict=False):
             _draw(rows[rows["target"] == target], names, axes)
@@ -80,25 +65,20 @@ def _draw(rows: pd.DataFrame, layers: list[str], axes: Axes) -> None:
     """Draw one target's SPC by depth on each rung."""
     place = {name: order for order, name in enumerate(layers)}
     for rung in reversed(RUNGS):
-        mine = rows[(rows["rung"] == rung) & rows["layer"].isin(place)]
-        if mine.empty:
+        line = rows[(rows["rung"] == rung) & rows["layer"].isin(place)]
+        if line.empty:
             continue
-        x = mine["layer"].map(place)
-        colour = _colour(rung)
-        control = rung not in STEPS
-        axes.plot(
-            x, mine["value"], color=colour, linewidth=1.0 if control else 1.8,
-            linestyle=(0, (2, 2)) if control else "-", marker=_MARKERS[rung], markersize=4,
-            markeredgewidth=0, zorder=2 if control else 3,
-        )  # fmt: skip
-        if not control:
-            axes.fill_between(x, mine["low"], mine["high"], color=colour, alpha=0.18, linewidth=0)
+        x, step = line["layer"].map(place), rung in STEPS
+        axes.plot(x, line["value"], **_look(rung), markersize=4, zorder=3 if step else 2)
+        if step:
+            band: dict[str, Any] = {"color": _colour(rung), "alpha": 0.18, "linewidth": 0}
+            axes.fill_between(x, line["low"], line["high"], **band)
     axes.axhline(0, color="#444444", linewidth=0.8, zorder=0.5)
-    step = -(-len(layers) // _MAX_TICKS)
-    labels = [plain_text(name) for name in layers[::step]]
+    every = -(-len(layers) // _MAX_TICKS)
+    labels = [plain_text(name) for name in layers[::every]]
     crowded = sum(map(len, labels)) > 24
     axes.set_xticks(
-        range(0, len(layers), step), labels, rotation=40 if crowded else 0,
+        range(0, len(layers), every), labels, rotation=40 if crowded else 0,
         ha="right" if crowded else "center", rotation_mode="anchor",
     )  # fmt: skip
     low = float(np.nanmin(rows[["low", "value"]].to_numpy(float), initial=0))
@@ -112,10 +92,8 @@ def _draw_instances(instances: pd.DataFrame, axes: Axes) -> None:
     shown = [border for border in _BORDERS if border in rows.index]
     for x, border in enumerate(shown):
         row: Any = rows.loc[border]
-        rung = _BORDERS[border]
-        axes.bar(
-            x, row["value"] - chance, bottom=chance, width=0.62, color=_colour(rung), alpha=0.9
-        )
+        bar: dict[str, Any] = {"width": 0.62, "color": _colour(_BORDERS[border]), "alpha": 0.9}
+        axes.bar(x, row["value"] - chance, bottom=chance, **bar)
         axes.vlines(x, row["least"], row["most"], color="#222222", linewidth=1.2)
         axes.text(
             x, max(row["most"], chance) + 0.015, number_text(row["value"]), ha="center",
@@ -133,17 +111,15 @@ def _colour(rung: str) -> Any:
     return sns.color_palette("colorblind")[_COLOURS[rung]]
 
 
+def _look(rung: str) -> dict[str, Any]:
+    width, dashes = (1.8, "-") if rung in STEPS else (1.0, (0, (2, 2)))
+    look = {"color": _colour(rung), "linewidth": width, "linestyle": dashes}
+    return {**look, "marker": _MARKERS[rung], "markeredgewidth": 0}
+
+
 def _handles(rows: pd.DataFrame) -> list[Line2D]:
-    there = set(rows["rung"])
-    return [
-        Line2D(
-            [], [], color=_colour(rung), label=_LONG[rung], markersize=4.5, markeredgewidth=0,
-            marker=_MARKERS[rung], linewidth=1.8 if rung in STEPS else 1.0,
-            linestyle="-" if rung in STEPS else (0, (2, 2)),
-        )
-        for rung in RUNGS
-        if rung in there
-    ]  # fmt: skip
+    drawn = [rung for rung in RUNGS if rung in set(rows["rung"])]
+    return [Line2D([], [], label=_LONG[r], markersize=4.5, **_look(r)) for r in drawn]
 
 
 def page(

@@ -38,16 +38,8 @@ def with_rung(rung: str) -> str:
 def instance_rungs(folder: str | Path) -> pd.DataFrame | None:
     """Return the rungs of the instance experiment, if a folder holds it.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Where :class:`probe.instances.InstanceStudy` was saved.
-
-    Returns
-    -------
-    DataFrame or None
-        Pairwise F1 of twin scenes with columns :data:`INSTANCE_COLUMNS`, a row for each of
-        circular padding, zero padding and coordinates; nothing where it hasn't been run.
+    Pairwise F1 of twin scenes with columns :data:`INSTANCE_COLUMNS`, a row for each of circular
+    padding, zero padding and coordinates; None where it hasn't been run.
     """
     try:
         study = InstanceStudy.load(folder)

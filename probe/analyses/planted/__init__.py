@@ -5,8 +5,7 @@ Out: what readouts recover, beside what is there.
 Not here: networks.
 
 - ``truth``: synthetic features of known position information, to calibrate the pipeline by.
-- ``recovery``: whether readouts recover planted position in the right amount.
-- ``section``: the section of a report on planted truth.
+- ``recovery``: whether readouts recover that position in the right amount.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Whether readouts recover planted position in the right amount."""
+"""Whether readouts recover the position of a synthetic ground truth in the right amount."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ from ...targets import TARGETS
 from .truth import CHANNELS, SNRS, Planted
 
 _LOSS = 0.05  # of the interval's half width: what a finite training set may cost
-
 _BATCH = 2**22  # values of features made at once
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What the pipeline found of a planted truth.
+    """What the pipeline recovered of a synthetic ground truth.
 
     Attributes
     ----------
     channels, snr
-        As planted.
+        Of the ground truth.
     train_images : int
         How many images the readout was fitted to.
     alpha : float
@@ -68,24 +67,9 @@ def enough_images(channels: int, snr: float, places: int, test_images: int) -> i
 
     .. math:: d = \frac{\sqrt{(4 λ + 2 λ^2) / P}}{(1 + λ)^2},
 
-    and the 95 % interval of its mean over m images about ± :math:`2 d / \sqrt m`. The n returned
-    keeps the loss within 5 % of that, hence a tenth of the standard error, and
+    and the 95 % interval of its mean over m test images about ± :math:`2 d / \sqrt m`. The n
+    returned keeps the loss within 5 % of that, hence a tenth of the standard error, and
     :math:`n P ≥ 20 C`.
-
-    Parameters
-    ----------
-    channels : int
-        C.
-    snr : float
-        λ.
-    places : int
-        P.
-    test_images : int
-        m.
-
-    Returns
-    -------
-    int
 
     References
     ----------
@@ -105,7 +89,7 @@ def recover(
     *,
     drawn: bool = True,
 ) -> Recovery:
-    """Fit a readout to planted features as a run would, and score it on others.
+    """Fit a readout to features of a ground truth as a run would, and score it on others.
 
     Ridge with its regularisation chosen by cross-validation, R² of every test image, bootstrap
     interval of their mean: all by the functions that :func:`probe.run` calls.
@@ -113,7 +97,7 @@ def recover(
     Parameters
     ----------
     planted : Planted
-        The truth.
+        The ground truth.
     train_images : int, optional
         At least one for each fold; by default :func:`enough_images`.
     test_images : int
@@ -126,15 +110,6 @@ def recover(
         Draw the training images' moments, see :meth:`Planted.moments`. If not, their features are
         made and streamed through :class:`probe.readouts.Ridge`, at a cost that grows with their
         number.
-
-    Returns
-    -------
-    Recovery
-
-    Raises
-    ------
-    ProbeError
-        If there are too few images.
     """
     whole_number(test_images, "test_images", 2)
     if train_images is None:
@@ -169,14 +144,12 @@ def planted_truth(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Recover planted truths over a grid of channels and signal-to-noise ratios.
+    """Recover synthetic ground truths over a grid of channels and signal-to-noise ratios.
 
     Parameters
     ----------
-    channels : sequence of int
-        Numbers of channels.
-    snrs : sequence of float
-        Signal-to-noise ratios.
+    channels, snrs : sequence of int and of float
+        Numbers of channels and signal-to-noise ratios.
     repeats : int
         How many truths of each, drawn apart; the five targets take turns.
     test_images : int
@@ -206,13 +179,14 @@ def planted_truth(
     seeds = np.random.SeedSequence(seed).generate_state(len(cases), np.uint64).tolist()
     targets = list(TARGETS)
     truths = [
-        Planted(c, snr, targets[number % len(targets)], correlation=correlation, seed=own)
-        for number, ((c, snr, _), own) in enumerate(zip(cases, seeds, strict=True))
+        Planted(c, snr, targets[number % len(targets)], correlation=correlation, seed=drawn)
+        for number, ((c, snr, _), drawn) in enumerate(zip(cases, seeds, strict=True))
     ]
     rows = []
-    for truth in tqdm(truths, desc="planted truth", disable=not progress, dynamic_ncols=True):
-        found = recover(truth, test_images=test_images, seed=seed)
-        rows.append({"target": truth.target, **asdict(found), "recovered": found.recovered})
+    bar = tqdm(truths, desc="synthetic ground truth", disable=not progress, dynamic_ncols=True)
+    for truth in bar:
+        recovery = recover(truth, test_images=test_images, seed=seed)
+        rows.append({"target": truth.target, **asdict(recovery), "recovered": recovery.recovered})
     return pd.DataFrame(rows)
 
 

@@ -1,4 +1,4 @@
-r"""Planted truth: synthetic features of known position information, to calibrate the pipeline by.
+r"""Synthetic ground truth: features of known position information, to calibrate the pipeline by.
 
 At place p of image i the C channels carry a target t behind gaussian noise,
 
@@ -38,7 +38,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -51,19 +50,15 @@ from ...readouts.moments import Moments
 from ...targets import TARGETS, target_map
 
 Array = NDArray[np.float64]
-
 CHANNELS: tuple[int, ...] = (8, 32, 128, 512, 2048)
-
 SNRS: tuple[float, ...] = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
-
 _STREAMS = ("truth", "moments", "train", "test")
-
 _BLOCK = 256  # rows of moments whose products are taken at once
 
 
 @dataclass(frozen=True)
 class Planted:
-    r"""Features of one target at a known signal-to-noise ratio; see the module's text.
+    """Features of one target at a known signal-to-noise ratio; see the module's text.
 
     Attributes
     ----------
@@ -72,18 +67,13 @@ class Planted:
     snr : float
         λ > 0.
     target : str
-        Which target is planted, one of :data:`probe.TARGETS`.
+        Which target the features carry, one of :data:`probe.TARGETS`.
     size : (int, int)
         Height h and width w of the features.
     correlation : float
         ρ in [0, 1): noise of channels c and d correlates with :math:`Σ_{cd} = ρ^{|c - d|}`.
     seed : int
         Of the direction a, offsets, scales and noise.
-
-    Raises
-    ------
-    ProbeError
-        If one of them is not what it should be, or the target the same at every place.
     """
 
     channels: int
@@ -96,7 +86,8 @@ class Planted:
     def __post_init__(self) -> None:
         whole_number(self.channels, "channels", 1)
         whole_number(self.seed, "seed", 0)
-        _positive(self.snr, "snr")
+        if not isinstance(self.snr, int | float | np.number) or not 0 < self.snr < math.inf:
+            raise ProbeError(f"snr: expected a finite number greater than 0, got {self.snr!r}")
         one_of(self.target, TARGETS, "target")
         if not isinstance(self.size, Sequence) or len(self.size) != 2:
             raise ProbeError(f"size: expected (height, width), got {self.size!r}")
@@ -109,7 +100,7 @@ class Planted:
         if np.ptp(self.map) == 0:
             raise ProbeError(
                 f"the target {self.target} is the same at every one of {self.size[0]} × "
-                f"{self.size[1]} places, and leaves nothing to plant: choose a larger size"
+                f"{self.size[1]} places, and carries no position: choose a larger size"
             )
 
     @property
@@ -128,25 +119,17 @@ class Planted:
         return target_map(self.target, *self.size)
 
     def features(self, split: str, start: int, stop: int) -> Tensor:
-        """Return the features of images ``start … stop − 1`` of a split.
+        """Return the features of images ``start … stop − 1`` of a split, float32 (…, C, h, w).
 
-        Parameters
-        ----------
-        split : str
-            ``train`` or ``test``: streams of images that have none in common.
-        start, stop : int
-            First image, and the one after the last. Each is the same in any range.
-
-        Returns
-        -------
-        Tensor of float32, shape (stop − start, C, h, w)
+        ``train`` and ``test`` have no images in common; each image is the same in any range.
         """
         one_of(split, _STREAMS[2:], "split")
+        _, scale, offset = self._truth
         out = np.empty((stop - start, self.channels, self.places), np.float32)
         for row, image in enumerate(range(start, stop)):
             noise = self._rng(split, image).standard_normal((self.channels, self.places))
             standard = self._signal + self._correlated(noise)
-            out[row] = self._offset[:, None] + self._scale[:, None] * standard
+            out[row] = offset[:, None] + scale[:, None] * standard
         return torch.from_numpy(out).unflatten(2, self.size)
 
     def moments(self, images: int, fold: int = 0) -> Moments:
@@ -158,30 +141,19 @@ class Planted:
         with :math:`ν = P (n - 1)` degrees of freedom. With :math:`Σ = L L^T` it is drawn as
         :math:`W = L A A^T L^T` (Bartlett), A lower triangular with independent entries,
         :math:`A_{cc}^2 \sim χ^2_{ν - c}` for c = 0, 1, … and :math:`A_{cd} \sim N(0, 1)` below;
-        where ν < C, only its first ν columns are there.
-
-        The cost, :math:`O(C^3 + C^2 P)`, does not depend on n.
-
-        Parameters
-        ----------
-        images : int
-            Number n of images.
-        fold : int
-            Which of the independent draws.
-
-        Returns
-        -------
-        Moments
+        where ν < C, only its first ν columns are there. The cost, :math:`O(C^3 + C^2 P)`, does not
+        depend on n; ``fold`` tells apart independent draws.
         """
         whole_number(images, "images", 1)
         rng = self._rng("moments", whole_number(fold, "fold", 0))
+        _, scales, offsets = self._truth
         noise = rng.standard_normal((self.channels, self.places))
         first = images * self._signal + math.sqrt(images) * self._correlated(noise)
         freedom = self.places * (images - 1)
         rank = min(self.channels, freedom)
         factor = np.tril(rng.standard_normal((self.channels, rank)), -1)
         np.fill_diagonal(factor, np.sqrt(rng.chisquare(freedom - np.arange(rank))))
-        scale, origin = torch.from_numpy(self._scale), torch.from_numpy(self._offset)
+        scale, origin = torch.from_numpy(scales), torch.from_numpy(offsets)
         sums = torch.from_numpy(first) * scale[:, None]
         root = torch.from_numpy(self._correlated(factor)) * scale[:, None]
         second = sums @ sums.T / images
@@ -200,14 +172,6 @@ class Planted:
         # float32, so that features and moments are about the very same origin.
         offset = (3 * scale * rng.standard_normal(self.channels)).astype(np.float32)
         return direction, scale, offset.astype(np.float64)
-
-    @property
-    def _scale(self) -> Array:
-        return self._truth[1]
-
-    @property
-    def _offset(self) -> Array:
-        return self._truth[2]
 
     @cached_property
     def _signal(self) -> Array:
@@ -232,8 +196,3 @@ class Planted:
     def _rng(self, stream: str, index: int) -> np.random.Generator:
         number = (_STREAMS.index(stream) << 48) + index
         return np.random.Generator(np.random.Philox(key=[self.seed % 2**64, number]))
-
-
-def _positive(value: Any, what: str) -> None:
-    if not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
-        raise ProbeError(f"{what}: expected a finite number greater than 0, got {value!r}")
