@@ -24,9 +24,14 @@ def one_of(value: str, known: Iterable[str], what: str) -> str:
     names = list(known)
     if value in names:
         return value
-    near = get_close_matches(str(value), names, n=3)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = did_you_mean(str(value), names)
     raise ProbeError(f"unknown {what} {value!r}: expected one of {', '.join(names)}.{hint}")
+
+
+def did_you_mean(value: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """End a message with the names that are near what was given, if any are."""
+    near = get_close_matches(value, list(names), n=3, cutoff=cutoff)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def whole_number(value: Any, what: str, least: int) -> int:

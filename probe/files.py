@@ -26,7 +26,7 @@ _ROOM = 4 * 2**20  # bytes; a result with its report is smaller
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files whole: all to temporary names first, then each moved to its place in order."""
     waiting: list[tuple[str, Path]] = []
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         mask = os.umask(0)
@@ -43,14 +43,11 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             os.replace(*waiting[0])
             waiting.pop(0)
     except OSError as error:
-        raise ProbeError(
-            f"can't write to {str(folder)!r}: {error.strerror or error}; "
-            "choose another output folder"
-        ) from error
+        raise _unwritable(folder, error) from error
     finally:
         for temporary, _ in waiting:
             Path(temporary).unlink(missing_ok=True)
-        for empty in made:
+        for empty in missing:
             with contextlib.suppress(OSError):  # holds what was written, or was never made
                 empty.rmdir()
 
@@ -70,15 +67,17 @@ def reading(folder: Path, what: str) -> Iterator[None]:
 def check_folder(folder: Path) -> None:
     """Find out before a long run whether its results can be written; leaves nothing behind."""
     try:
-        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-        with tempfile.TemporaryFile(dir=there) as file:
+        existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        with tempfile.TemporaryFile(dir=existing) as file:
             file.write(bytes(_ROOM))
             file.flush()
     except OSError as error:
-        raise ProbeError(
-            f"can't write to {str(folder)!r}: {error.strerror or error}; "
-            "choose another output folder"
-        ) from error
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> ProbeError:
+    reason = error.strerror or error
+    return ProbeError(f"can't write to {str(folder)!r}: {reason}; choose another output folder")
 
 
 def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:

@@ -32,8 +32,8 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
     from ._version import __version__
 
-    found = {"position-probe": __version__, "python": platform.python_version()}
-    return found | {m.__name__: str(m.__version__) for m in (torch, timm, np, scipy, pd)}
+    python = {"position-probe": __version__, "python": platform.python_version()}
+    return python | {m.__name__: str(m.__version__) for m in (torch, timm, np, scipy, pd)}
 
 
 @contextmanager
@@ -48,8 +48,8 @@ def exact_float32() -> Iterator[None]:
         parts = ((backends.cuda, "matmul"), (cudnn, "conv"), (cudnn, "rnn"))
         parts += ((mkldnn, "matmul"), (mkldnn, "conv"))  # type: ignore[assignment]
         places = [getattr(backend, part) for backend, part in parts]
-        there = [place for place in places if hasattr(place, "fp32_precision")]
-        settings, exact = [(place, "fp32_precision") for place in there], "ieee"
+        settings = [(p, "fp32_precision") for p in places if hasattr(p, "fp32_precision")]
+        exact = "ieee"
     before = [getattr(place, name) for place, name in settings]
     try:
         for place, name in settings:

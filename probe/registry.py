@@ -19,12 +19,8 @@ class Registry(MutableMapping[str, T], Generic[T]):
     Those that come with the package are imported when they are first used, so that names and
     words cost nothing.
 
-    Parameters
-    ----------
-    what : str
-        What the names name, for messages: "readout", "target", …
-    builtin : mapping of str to (str, str)
-        By name, where it is (``module:attribute``) and its words.
+    ``what`` the names name is for messages; ``builtin`` says by name where a thing is
+    (``module:attribute``), and its words.
 
     Examples
     --------
@@ -69,13 +65,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return dict(self._words)
 
     def find(self, name: str) -> T:
-        """Return one by its name.
-
-        Raises
-        ------
-        ProbeError
-            If there is none, with the names that there are.
-        """
+        """Return one by its name, or say which names there are."""
         return self[one_of(name, self, self.what)]
 
     def register(self, name: str, words: str = "") -> Callable[[V], V]:

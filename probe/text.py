@@ -52,10 +52,10 @@ def signed(value: Any) -> str:
 
 def families(weights: Iterable[str]) -> dict[str, list[str]]:
     """Group weights: all random draws together, every other on its own."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for w in dict.fromkeys(weights):
-        found.setdefault("random" if is_random(w) else w, []).append(w)
-    return found
+        groups.setdefault("random" if is_random(w) else w, []).append(w)
+    return groups
 
 
 def percent(share: float) -> str:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import timm.layers
 from torch import Tensor, nn
 
 from ..backbones.choice import glob
-from ..errors import ProbeError, ProbeWarning
+from ..errors import ProbeError, ProbeWarning, did_you_mean
 from .layers import CoordConv2d, CoordConvTranspose2d, CoordinateTerm
 
 
@@ -105,13 +104,11 @@ def inflate(
     >>> inflate(timm.create_model("resnet18", pretrained=True)).conv1
     CoordConv2d(3, 64, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), bias=False, radius=False)
     """
-    label = type(model).__name__
     modules = dict(model.named_modules())
     patterns = at if isinstance(at, Sequence) and not isinstance(at, str) else [at]
     if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
         raise ProbeError(f"at: expected stem, convs, or names of modules, got {at!r}")
-    found = (name for pattern in patterns for name in _choose(pattern, model, modules, label))
-    names = list(dict.fromkeys(found))
+    names = dict.fromkeys(name for pattern in patterns for name in _choose(pattern, model, modules))
     for name in names:
         _check(name, modules[name])
     model = copy.deepcopy(model)
@@ -129,17 +126,17 @@ def deflate(model: nn.Module) -> nn.Module:
     are not 0 the outputs change, and a :class:`~probe.ProbeWarning` names the layers.
     """
     model = copy.deepcopy(model)
-    found = {n: m for n, m in model.named_modules() if isinstance(m, CoordinateTerm)}
-    if not found:
+    inflated = {n: m for n, m in model.named_modules() if isinstance(m, CoordinateTerm)}
+    if not inflated:
         raise ProbeError(f"{type(model).__name__} has no CoordConv layers; nothing to deflate")
-    for name, module in found.items():
+    for name, module in inflated.items():
         if type(module) not in _PLAIN:
             raise ProbeError(
                 f"module {name!r} is a {type(module).__name__}: expected one of "
                 f"{', '.join(c.__name__ for c in _PLAIN)}, whose plain class is known"
             )
-    lost = [name for name, module in found.items() if bool(module.coord_weight.any())]
-    for module in found.values():
+    lost = [name for name, module in inflated.items() if bool(module.coord_weight.any())]
+    for module in inflated.values():
         del module.coord_weight, module.radius
         module.__class__ = _PLAIN[type(module)]  # type: ignore[assignment]
     if lost:
@@ -153,10 +150,9 @@ def deflate(model: nn.Module) -> nn.Module:
     return model
 
 
-def _choose(
-    pattern: str, model: nn.Module, modules: Mapping[str, nn.Module], label: str
-) -> list[str]:
+def _choose(pattern: str, model: nn.Module, modules: Mapping[str, nn.Module]) -> list[str]:
     """Names of the modules that a word, name or glob stands for."""
+    label = type(model).__name__
     convolutions = [n for n, m in modules.items() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     if not convolutions:
         raise ProbeError(f"{label} has no two-dimensional convolution to inflate")
@@ -167,16 +163,14 @@ def _choose(
     if pattern in modules:
         return [pattern]
     expression = glob(pattern)
-    found = [name for name in convolutions if expression.fullmatch(name)]
-    if not found:
-        near = get_close_matches(pattern, modules, n=3, cutoff=0.7)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        there = ", ".join(convolutions[:12]) + (", …" if len(convolutions) > 12 else "")
+    matching = [name for name in convolutions if expression.fullmatch(name)]
+    if not matching:
+        known = ", ".join(convolutions[:12]) + (", …" if len(convolutions) > 12 else "")
         raise ProbeError(
             f"no convolution of {label} matches {pattern!r}: expected stem, convs, or names or "
-            f"globs among {there}.{hint}"
+            f"globs among {known}.{did_you_mean(pattern, modules, 0.7)}"
         )
-    return found
+    return matching
 
 
 def _stem(
