@@ -127,14 +127,14 @@ def calibrate(
             if number in done:
                 continue
             job = setup.job(Leaves(setup.size, number), number)
-            tables.append(_cells(job, Condition.of(job, backbone, view)))
+            tables.append(seed_scores(job, Condition.of(job, backbone, view)))
             if folder is not None:
                 Calibration(_joined(tables), provenance).save(folder)
     kept = [table for table in tables if int(table["seed"].iloc[0]) in wanted]
     return Calibration(_joined(kept), provenance)
 
 
-def _cells(job: Job, condition: Condition) -> pd.DataFrame:
+def seed_scores(job: Job, condition: Condition) -> pd.DataFrame:
     with tqdm(disable=True) as silent:
         train(job, [condition], silent)
         fit(job, condition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -91,11 +92,8 @@ class PlainPainter(nn.Module):
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         widths = (2, 4 * width, 4 * width, 4 * width, 2 * width, 2 * width)
-        layers: list[nn.Module] = []
-        for a, b in pairwise(widths):
-            layers += [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b)]
-            layers += [nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], 1, 4, 2, 1))
+        layers = (nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths))
+        self.layers = _normed(layers).append(nn.ConvTranspose2d(widths[-1], 1, 4, 2, 1))
 
     def forward(self, position: Tensor) -> Tensor:
         """Scores (B, 64, 64) of positions (B, 2)."""
@@ -116,18 +114,23 @@ class PlainFinder(nn.Module):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
-        plan = [(1, width, 2), (width, 2 * width, 2), (2 * width, 2 * width, 2)]
-        plan += [(2 * width, 2 * width, 1)] * 2
-        layers: list[nn.Module] = []
-        for a, b, stride in plan:
-            layers += [nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b)]
-            layers += [nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers)
+        widths = (1, width, *[2 * width] * 4)
+        steps = zip(pairwise(widths), (2, 2, 2, 1, 1), strict=True)
+        layers = (nn.Conv2d(a, b, 3, stride, 1, bias=False) for (a, b), stride in steps)
+        self.layers = _normed(layers)
         self.head = nn.Linear(2 * width, 2)
 
     def forward(self, picture: Tensor) -> Tensor:
         """Positions (B, 2) of pictures (B, 1, 64, 64)."""
         return self.head(self.layers(picture).mean((2, 3)))
+
+
+def _normed(convolutions: Iterable[nn.Conv2d | nn.ConvTranspose2d]) -> nn.Sequential:
+    """Convolutions, batch norm and a ReLU after each."""
+    layers: list[nn.Module] = []
+    for layer in convolutions:
+        layers += [layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
 
 
 def build_network(task: str, network: str, width: int, seed: int) -> nn.Module:

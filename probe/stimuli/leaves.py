@@ -50,11 +50,11 @@ class Leaves(Stimuli):
         ys = rng.integers(0, height, self.discs)
         xs = rng.integers(0, width, self.discs)
         colours = rng.integers(0, 2**24, self.discs + 1, dtype=np.uint32)
-        top = _paint(radii, ys, xs, height, width)
+        top = paint_discs(radii, ys, xs, height, width)
         colours.take(top, out=canvas.view(np.uint32)[..., 0])
 
 
-def _paint(
+def paint_discs(
     radii: NDArray[np.int64], ys: NDArray[np.int64], xs: NDArray[np.int64], height: int, width: int
 ) -> NDArray[np.int32]:
     """Number of the topmost disc at every pixel of a torus, counted from 1; 0 where there is none.

@@ -107,19 +107,19 @@ class Photos(Stimuli):
         order = np.random.Generator(np.random.Philox(key=[seed % 2**64, 2**63]))
         files = [readable[i] for i in order.permutation(len(readable))]
         if len(files) == 1:
-            self._files = dict.fromkeys(SPLITS, files)
+            self.files = dict.fromkeys(SPLITS, files)
         else:
             share = test_images / max(train_images + test_images, 1)
             held_out = min(max(1, round(len(files) * share)), len(files) - 1)
             train, test = files[:-held_out], files[-held_out:]
-            self._files = {"train": train, "test": test, "certificate": train}
-        self.scenes = len(self._files["test"])
+            self.files = {"train": train, "test": test, "certificate": train}
+        self.scenes = len(self.files["test"])
         self._load = lru_cache(maxsize=32)(self._decode)
 
     @property
     def untested(self) -> str:
         """Why scores are no test: train and test images are crops of the same photographs."""
-        if self._copies == len(self._files["test"]):
+        if self._copies == len(self.files["test"]):
             return "train and test images are crops of the same photographs"
         return ""
 
@@ -127,20 +127,20 @@ class Photos(Stimuli):
     def _copies(self) -> int:
         """How many test photographs are, byte for byte, training ones too."""
         sizes: dict[int, list[Path]] = {}
-        for path in self._files["train"]:
+        for path in self.files["train"]:
             sizes.setdefault(path.stat().st_size, []).append(path)
         return sum(
             any(filecmp.cmp(path, other, shallow=False) for other in alike)
-            for path in self._files["test"]
+            for path in self.files["test"]
             if (alike := sizes.get(path.stat().st_size))
         )
 
     @property
     def cautions(self) -> list[str]:
         sentences = []
-        if 0 < self._copies < len(self._files["test"]):
+        if 0 < self._copies < len(self.files["test"]):
             sentences.append(
-                f"{self._copies} of {len(self._files['test'])} test photographs in {self.name} are "
+                f"{self._copies} of {len(self.files['test'])} test photographs in {self.name} are "
                 "copies of training ones"
             )
         if self.margin and self._enlarged:
@@ -190,7 +190,7 @@ class Photos(Stimuli):
 
     def _from(self, split: str, index: int) -> Iterator[tuple[int, Path]]:
         """The photograph of an image, then those that stand in for it if it can't be read."""
-        files = self._files[split]
+        files = self.files[split]
         for step in range(len(files)):
             number = (index + step) % len(files)
             yield number, files[number]

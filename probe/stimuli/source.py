@@ -39,9 +39,9 @@ class Stimuli(ABC):
     tileable, stationary : bool
         See the module's text.
     margin : int
-        Pixels around each image that can be had besides; of no concern to tileable ones.
+        Extra pixels available beyond each edge; ignored for tileable stimuli.
     scenes : int
-        After how many test images the same scenes come again.
+        Number of distinct test scenes.
     skipped : list of str
         Files that could not be read.
     """

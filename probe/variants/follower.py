@@ -29,17 +29,8 @@ RESAMPLING = "resampling"
 FACTOR = "position-dependent factor"
 
 KINDS: tuple[str, ...] = (
-    PADDING,
-    EMBEDDING,
-    RELATIVE,
-    ROTARY,
-    COORDINATES,
-    MASK,
-    WINDOWS,
-    MIXING,
-    RECURRENCE,
-    RESAMPLING,
-    FACTOR,
+    *(PADDING, EMBEDDING, RELATIVE, ROTARY, COORDINATES, MASK),
+    *(WINDOWS, MIXING, RECURRENCE, RESAMPLING, FACTOR),
 )
 """Kinds of sources of position."""
 

@@ -47,10 +47,10 @@ def test_a_network_with_position_is_no_null(tiny):
         probe.calibrate(tiny, seeds=2, **{**OPTIONS, "test_images": 4})
 
 
-def test_what_was_finished_is_kept_and_gone_on_with(tiny, tmp_path, monkeypatch):
+def test_what_was_finished_is_kept_and_resumed(tiny, tmp_path, monkeypatch):
     whole = probe.calibrate(tiny, seeds=4, **OPTIONS)
     calls = []
-    cells = calibration._cells
+    cells = calibration.seed_scores
 
     def interrupted(job, condition):
         calls.append(job.seed)
@@ -58,7 +58,7 @@ def test_what_was_finished_is_kept_and_gone_on_with(tiny, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return cells(job, condition)
 
-    monkeypatch.setattr(calibration, "_cells", interrupted)
+    monkeypatch.setattr(calibration, "seed_scores", interrupted)
     with pytest.raises(KeyboardInterrupt):
         probe.calibrate(tiny, seeds=4, folder=tmp_path, **OPTIONS)
     assert set(load_calibration(tmp_path).table["seed"]) == {0, 1}

@@ -458,7 +458,7 @@ def test_attribute_writes_table_and_figure_and_a_section_into_the_report(command
     assert done.stderr.startswith("error: ")
 
 
-def test_studies_are_written_gone_on_with_and_on_the_ladder(command, tmp_path):
+def test_studies_are_written_resumed_and_on_the_ladder(command, tmp_path):
     small = ["--quick", "--seeds", "1", "--no-progress", "--out", tmp_path]
     words = ["instances", "--scenes", "twins", "--tasks", "instance", "--steps", "2", *small]
     done = command(*words, "--borders", "circular,zeros,coordconv")

@@ -11,7 +11,7 @@ from PIL import Image
 
 import probe
 from probe.errors import ProbeError
-from probe.stimuli.leaves import Leaves, _paint
+from probe.stimuli.leaves import Leaves, paint_discs
 from probe.stimuli.opening import STIMULI, open_stimuli
 from probe.stimuli.photos import Photos
 from probe.stimuli.scenes import antithetic_batch, scenes
@@ -48,7 +48,7 @@ def test_painting_is_that_of_a_painter(height, width, seed, discs):
         dy, dx = np.abs(np.arange(height) - y), np.abs(np.arange(width) - x)
         dy, dx = np.minimum(dy, height - dy)[:, None], np.minimum(dx, width - dx)[None, :]
         canvas[dy**2 + dx**2 <= r * r + r] = number
-    np.testing.assert_array_equal(_paint(radii, ys, xs, height, width), canvas)
+    np.testing.assert_array_equal(paint_discs(radii, ys, xs, height, width), canvas)
 
 
 def test_leaves_have_the_radii_of_natural_images():
@@ -122,7 +122,7 @@ def test_photos_are_split_cropped_flipped_and_the_unreadable_named(folder):
     assert not source.tileable
     assert not source.stationary
     assert set(source.skipped) == {"broken.png", "cut.jpg"}
-    assert not set(source._files["train"]) & set(source._files["test"])
+    assert not set(source.files["train"]) & set(source.files["test"])
     again = open_stimuli(folder, (32, 32), 0, train_images=30, test_images=10)
     assert torch.equal(again.batch("test", 0, 10), test)
     noisy_left = (
@@ -135,7 +135,7 @@ def test_photos_are_split_cropped_flipped_and_the_unreadable_named(folder):
 def test_what_stands_in_for_a_photograph_is_the_same_scene(folder):
     for seed in range(8):  # until the broken one is among those for testing
         source = open_stimuli(folder, (32, 32), seed, train_images=3, test_images=3)
-        names = [path.name for path in source._files["test"]]
+        names = [path.name for path in source.files["test"]]
         source.batch("test", 0, 2 * len(names))
         shown = scenes(source, 2 * len(names))
         broken = names.index("cut.jpg") if "cut.jpg" in names else None
