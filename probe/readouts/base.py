@@ -36,6 +36,11 @@ from .moments import Moments
 
 T = TypeVar("T")
 
+Values = ArrayLike | Tensor
+
+ImageScores = dict[tuple[str, str], Tensor]
+"""Scores of each image (B,), by target and metric."""
+
 FOLDS = 4
 """Folds of training images for cross-validation."""
 
@@ -89,7 +94,7 @@ class Readout(ABC):
         return True
 
     @abstractmethod
-    def partial_fit(self, features: ArrayLike | Tensor, fold: int = 0) -> Self:
+    def partial_fit(self, features: Values, fold: int = 0) -> Self:
         """Accumulate one batch of training features.
 
         Parameters
@@ -106,7 +111,7 @@ class Readout(ABC):
         """
 
     @abstractmethod
-    def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
+    def solve(self, targets: Values, order: ArrayLike | None = None) -> Self:
         """Fit to the accumulated features, then free them.
 
         Parameters
@@ -119,7 +124,7 @@ class Readout(ABC):
         """
 
     @abstractmethod
-    def predict(self, features: ArrayLike | Tensor) -> Tensor:
+    def predict(self, features: Values) -> Tensor:
         """Predict the targets of features (B, C, h, w): float64, shape (B, T, h', w').
 
         With an ``order`` (B, 2 T, h', w'): the targets first, their controls after.
@@ -150,9 +155,7 @@ class Readout(ABC):
         """Chance levels of what it alone is scored on, by target and metric."""
         return {}
 
-    def predict_and_score(
-        self, features: ArrayLike | Tensor
-    ) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
+    def predict_and_score(self, features: Values) -> tuple[Tensor, ImageScores]:
         """Predict, and score each image (B,) on what :meth:`extra_chance` names."""
         return self.predict(features), {}
 
@@ -166,9 +169,7 @@ class Readout(ABC):
             )
         return size
 
-    def fit(
-        self, features: ArrayLike | Tensor, targets: ArrayLike | Tensor, folds: int = FOLDS
-    ) -> Self:
+    def fit(self, features: Values, targets: Values, folds: int = FOLDS) -> Self:
         """Fit to features (N, C, h, w) of training images and to targets (T, h', w').
 
         ``folds`` of consecutive images choose the regularisation.
@@ -180,7 +181,7 @@ class Readout(ABC):
             self.partial_fit(part, fold)
         return self.solve(targets)
 
-    def score(self, features: ArrayLike | Tensor, targets: ArrayLike | Tensor) -> float:
+    def score(self, features: Values, targets: Values) -> float:
         """Coefficient of determination R² per image and target, averaged."""
         predictions = self.predict(features).cpu()
         truth = as_targets(targets, tuple(predictions.shape[2:])).to(predictions)
@@ -210,7 +211,7 @@ class Readout(ABC):
         return f"{type(self).__name__}({given})"
 
 
-def as_features(features: ArrayLike | Tensor) -> Tensor:
+def as_features(features: Values) -> Tensor:
     """Features as a tensor (B, C, h, w) of floating-point values."""
     x = features if isinstance(features, Tensor) else torch.from_numpy(np.asarray(features))
     if x.ndim != 4 or 0 in x.shape:
@@ -220,7 +221,7 @@ def as_features(features: ArrayLike | Tensor) -> Tensor:
 
 
 def as_targets(
-    targets: ArrayLike | Tensor, places: Sequence[int] | None = None, larger: bool = False
+    targets: Values, places: Sequence[int] | None = None, larger: bool = False
 ) -> Tensor:
     """Targets as a tensor (T, h', w') of float64."""
     t = torch.as_tensor(targets, dtype=torch.float64)
@@ -300,7 +301,7 @@ class KeepingReadout(Readout):
         self._folds: list[int] = []
         return self
 
-    def partial_fit(self, features: ArrayLike | Tensor, fold: int = 0) -> Self:
+    def partial_fit(self, features: Values, fold: int = 0) -> Self:
         batch = as_features(features).detach().to(torch.float32)
         if self._features:
             as_given(batch, self._features[0].shape[1:])

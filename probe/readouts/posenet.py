@@ -14,7 +14,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .base import KeepingReadout, as_features, as_targets, check_fitted, check_seen, with_controls
+from .base import (
+    KeepingReadout,
+    Values,
+    as_features,
+    as_targets,
+    check_fitted,
+    check_seen,
+    with_controls,
+)
 
 
 class PoseNet(KeepingReadout):
@@ -73,7 +81,7 @@ class PoseNet(KeepingReadout):
         return super().reset()
 
     @torch.inference_mode(False)
-    def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
+    def solve(self, targets: Values, order: ArrayLike | None = None) -> Self:
         batches = check_seen(self._features)
         if batches[0].is_inference():  # which keep no gradients
             batches = [batch.clone() for batch in batches]
@@ -144,7 +152,7 @@ class PoseNet(KeepingReadout):
         drawn = rng.uniform(-bound, bound, (1, channels, self.kernel, self.kernel))
         return torch.tensor(drawn, dtype=torch.float32)
 
-    def predict(self, features: ArrayLike | Tensor) -> Tensor:
+    def predict(self, features: Values) -> Tensor:
         state: _PoseNetState = check_fitted(self._state)
         with torch.no_grad():
             x = as_features(features).to(torch.float32)

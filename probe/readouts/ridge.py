@@ -15,6 +15,7 @@ from ..errors import ProbeError
 from .base import (
     FOLDS,
     Readout,
+    Values,
     as_features,
     as_given,
     as_targets,
@@ -106,7 +107,7 @@ class Ridge(Readout):
             "choose kernel 1, fewer layers, or the readout posenet",
         )
 
-    def partial_fit(self, features: ArrayLike | Tensor, fold: int = 0) -> Self:
+    def partial_fit(self, features: Values, fold: int = 0) -> Self:
         features = as_features(features)
         height, width = self.places(*features.shape[2:])
         if self._origin is None:
@@ -120,14 +121,14 @@ class Ridge(Readout):
         self._size = height, width
         return self
 
-    def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
+    def solve(self, targets: Values, order: ArrayLike | None = None) -> Self:
         folds = check_seen([self.moments[fold] for fold in sorted(self.moments)])
         wanted = with_controls(as_targets(targets, self._size), order)
         self.map = fit_ridge(folds, wanted.flatten(1), self.alphas)
         self.moments = {}
         return self
 
-    def predict(self, features: ArrayLike | Tensor) -> Tensor:
+    def predict(self, features: Values) -> Tensor:
         linear, features = check_fitted(self.map), as_features(features)
         return linear(features).unflatten(2, self.places(*features.shape[2:]))
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ..errors import whole_number
 from .base import (
+    ImageScores,
     KeepingReadout,
+    Values,
     as_features,
     as_targets,
     check_fitted,
@@ -71,7 +73,7 @@ class Softmax(KeepingReadout):
         self._models: list[tuple[Tensor, Tensor]] = []
         return super().reset()
 
-    def solve(self, targets: ArrayLike | Tensor, order: ArrayLike | None = None) -> Self:
+    def solve(self, targets: Values, order: ArrayLike | None = None) -> Self:
         features = torch.cat(check_seen(self._features))
         self._size = tuple(features.shape[2:])
         truth = as_targets(targets, self._size).cpu()
@@ -95,7 +97,7 @@ class Softmax(KeepingReadout):
         row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
         return row[:, None] * columns + column[None, :]
 
-    def predict_proba(self, features: ArrayLike | Tensor) -> Tensor:
+    def predict_proba(self, features: Values) -> Tensor:
         """Probability of each cell at each place: float64, shape (B, K, h, w).
 
         After ``solve`` with an order (B, 2 K, h, w), those of the control task after the others.
@@ -113,19 +115,16 @@ class Softmax(KeepingReadout):
         ]
         return torch.cat(shares, 1).to(torch.float64)
 
-    def predict(self, features: ArrayLike | Tensor) -> Tensor:
+    def predict(self, features: Values) -> Tensor:
         return self.expectation(self.predict_proba(features))
 
     def extra_chance(self, height: int, width: int) -> dict[tuple[str, str], float]:
         _, sizes = np.unique(self.grid(height, width), return_counts=True)
         return {(CELLS, "top1"): float(sizes.max() / sizes.sum())}
 
-    def predict_and_score(
-        self, features: ArrayLike | Tensor
-    ) -> tuple[Tensor, dict[tuple[str, str], Tensor]]:
+    def predict_and_score(self, features: Values) -> tuple[Tensor, ImageScores]:
         probabilities = self.predict_proba(features)
-        right = {(CELLS, "top1"): self.accuracy(probabilities)}
-        return self.expectation(probabilities), right
+        return self.expectation(probabilities), {(CELLS, "top1"): self.accuracy(probabilities)}
 
     def expectation(self, probabilities: Tensor) -> Tensor:
         """Expected targets (B, T, h, w) under probabilities of cells, see :meth:`predict_proba`."""
