@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from .errors import ProbeError
 
@@ -91,6 +92,13 @@ def parquet_bytes(table: pd.DataFrame) -> bytes:
     """A table as a Parquet file, without its index."""
     file = io.BytesIO()
     table.to_parquet(file, index=False)
+    return file.getvalue()
+
+
+def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
+    """A picture, shape (h, w, 3 or 4), as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 

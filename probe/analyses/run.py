@@ -87,6 +87,7 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
         with setup.bar(len(conditions), setup.first.name) as bar:
             certificates = _certificates(setup)
             measured = _measure(job, conditions, len(setup.variants), bar)
+    picture = setup.stimuli.picture(min(4, job.train_images))
     for message in setup.stimuli.cautions:  # known once the images were read
         cautions.append(message)
         warnings.warn(message, ProbeWarning, stacklevel=3)
@@ -114,7 +115,10 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
     profile = pd.DataFrame(columns=PROFILE_COLUMNS)
     if profiles:
         profile = joined(profiles, **common)[PROFILE_COLUMNS]
-    return Result(table, maps, certificates, provenance, profile, patterns)
+    result = Result(table, maps, certificates, provenance, profile, patterns, picture=picture)
+    if not result.pads:
+        table[["padding_share", "padding_share_low", "padding_share_high"]] = np.nan
+    return result
 
 
 def _certificates(setup: Opened) -> dict[tuple[str, str], Certificate]:

@@ -29,6 +29,9 @@ THRESHOLD = 1e-8
 SINGLE_THRESHOLD = 1e-4
 """Greatest residual that passes, measured in float32."""
 
+NOTHING_PADS = "nothing pads"
+"""What the reason of a certificate says of a network that pads nowhere."""
+
 CONTRAST = 1e-4
 """Least residual of the original from which borders show."""
 

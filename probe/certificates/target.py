@@ -24,7 +24,15 @@ from ..variants.canvas import find_margin, padding_leakage
 from ..variants.follower import EMBEDDING, PADDING, RESAMPLING
 from ..variants.run import VariantRun, open_variant
 from ..variants.variant import Variant, parse_variant
-from .certificate import CONTRAST, SINGLE_THRESHOLD, THRESHOLD, Certificate, beside_padding, kinds
+from .certificate import (
+    CONTRAST,
+    NOTHING_PADS,
+    SINGLE_THRESHOLD,
+    THRESHOLD,
+    Certificate,
+    beside_padding,
+    kinds,
+)
 from .inventory import double_precision, take_inventory
 
 
@@ -116,7 +124,7 @@ class CertificationTarget:
                 f"{measured.shift[0]} × {measured.shift[1]} pixels or these weights hide"
             )
         elif PADDING not in set(self.inventory["kind"]):
-            reason += "; nothing pads"
+            reason += f"; {NOTHING_PADS}"
         elif not measured.contrast >= CONTRAST:
             passed = False
             reason = (

@@ -209,7 +209,7 @@ def ladder_command(
     out: Out = REPORTS,
     **options: Any,
 ) -> None:
-    """Probe a network on three rungs: no border, zero padding, coordinates given.
+    """Probe a network on three rungs: no border, as trained, coordinates given.
 
     Writes ladder.html, ladder.png, ladder.csv, ladder.parquet and ladder.json to OUT/MODEL/. Where
     `probe instances` has been run into OUT, its rungs stand beside.

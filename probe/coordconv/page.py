@@ -10,7 +10,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import ProbeError
 from ..report.parts import svg, templates
-from ..report.style import bare_axes, shown_once, style
+from ..report.style import PALETTE, SOFT, bare_axes, shown_once, style
 from ..studies.study import Study, seeds_text
 from .names import SPLITS, TASKS
 from .tasks import METRICS, PLACES, PUBLISHED, network_words, score_text, split_centres
@@ -26,7 +25,8 @@ from .tasks import METRICS, PLACES, PUBLISHED, network_words, score_text, split_
 Kind = tuple[str, str]
 """Network and padding."""
 
-_COLOURS = {"none": 2, "zeros": 0, "circular": 1, "valid": 4}  # of "colorblind"
+_COLOURS = {"none": 2, "zeros": 0, "circular": 1, "valid": 3}  # of the palette
+
 _LABELS = {"accuracy": "accuracy", "iou": "IoU", "error_px": "error (px)"}
 
 _LINES: dict[str, dict[str, Any]] = {
@@ -125,7 +125,7 @@ def _by_kind(rows: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
 
 
 def _colour(kind: Kind) -> Any:
-    return sns.color_palette("colorblind")[_COLOURS[kind[1]]]
+    return PALETTE[_COLOURS[kind[1]]]
 
 
 def _handles(rows: pd.DataFrame) -> list[Line2D]:
@@ -134,8 +134,7 @@ def _handles(rows: pd.DataFrame) -> list[Line2D]:
         for kind, _ in _by_kind(rows)
     ]
     return lines + [
-        Line2D([], [], color="#555555", label=subset, **_LINES[subset])
-        for subset in ("test", "train")
+        Line2D([], [], color=SOFT, label=subset, **_LINES[subset]) for subset in ("test", "train")
     ]
 
 

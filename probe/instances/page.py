@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -19,13 +18,14 @@ from PIL import Image
 
 from ..errors import ProbeError
 from ..report.parts import svg, templates
-from ..report.style import bare_axes, shown_once, style
+from ..report.style import PALETTE, SOFT, TINT, bare_axes, shown_once, style
 from ..studies.study import Study, over_seeds, seeds_text
 from ..text import number_text
 from .names import SCENES, TASKS
 from .settings import BORDER_WORDS, FLOOR, LEADING
 
-_COLOURS = dict(zip(BORDER_WORDS, (1, 8, 0, 4, 2), strict=True))  # of "colorblind"
+_COLOURS = dict(zip(BORDER_WORDS, (1, 3, 0, 4, 2), strict=True))  # of the palette
+
 _STYLES = dict(zip(BORDER_WORDS, ("-", (0, (1, 1.5)), "-", (0, (4, 1.5)), "-"), strict=True))
 
 _COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
@@ -46,7 +46,7 @@ _COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 
-_LABELS_CMAP = ["#f2f3f5", *sns.color_palette("colorblind", 10).as_hex()]
+_LABELS_CMAP = [TINT, *PALETTE]
 
 
 def plot_losses(curves: pd.DataFrame, scenes: str) -> Figure:
@@ -62,7 +62,7 @@ def plot_losses(curves: pd.DataFrame, scenes: str) -> Figure:
                     one["step"], one["loss"].clip(lower=1e-3), **_look(border), linewidth=1.4,
                     label=next(labels, None),
                 )  # fmt: skip
-        axes.axhline(FLOOR, color="#777777", linewidth=1, linestyle=(0, (2, 2)))
+        axes.axhline(FLOOR, color=SOFT, linewidth=1, linestyle=(0, (2, 2)))
         axes.set(yscale="log", xlabel="steps", ylabel="discriminative loss")
         axes.text(rows["step"].max(), FLOOR * 1.15, "(2 δ)² = 9", ha="right", fontsize="small")
         figure.legend(fontsize="small", loc="outside right center")
@@ -82,7 +82,7 @@ def plot_distance(table: pd.DataFrame, reach: int) -> Figure:
                 line["distance"], line["value"], **_look(border), linewidth=1.8, marker="o",
                 markersize=4, markeredgewidth=0, label=BORDER_WORDS[border],
             )  # fmt: skip
-        axes.axvspan(0, reach, color="#f2f3f5", linewidth=0, zorder=0)
+        axes.axvspan(0, reach, color=TINT, linewidth=0, zorder=0)
         axes.text(reach / 2, 1.06, "reach", ha="center", fontsize="small")
         axes.set(ylim=(-0.04, 1.13), xlim=(0, None))
         axes.set(xlabel="distance of the copy from the edge (px)", ylabel="copies found")
@@ -158,8 +158,7 @@ def scenes_of(table: pd.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _look(border: str) -> dict[str, Any]:
-    colour = sns.color_palette("colorblind")[_COLOURS[border]]
-    return {"color": colour, "linestyle": _STYLES[border]}
+    return {"color": PALETTE[_COLOURS[border]], "linestyle": _STYLES[border]}
 
 
 def page(study: Study, means: pd.DataFrame, sentences: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..backbones.layer import GridLayer, Layer
-from ..certificates.certificate import Certificate
+from ..certificates.certificate import NOTHING_PADS, Certificate
 from ..errors import ProbeError
 from ..readouts.spec import readout_record
 from ..scores.patterns import Pattern
 from ..targets import layer_targets
+from ..variants.follower import PADDING
+from ..variants.variant import parse_variant
 from .calibration import Calibration
 
 COLUMNS = [
@@ -91,6 +94,8 @@ class Record:
     planted : DataFrame or None
         Planted truth that ``probe calibrate`` recovered, see
         :func:`probe.analyses.planted.planted_truth`.
+    picture : ndarray of uint8, shape (h, w, 4), or None
+        The first train images beside each other, see :meth:`probe.stimuli.Stimuli.picture`.
     """
 
     table: pd.DataFrame
@@ -102,6 +107,7 @@ class Record:
     attribution: pd.DataFrame | None = None
     calibration: Calibration | None = None
     planted: pd.DataFrame | None = None
+    picture: NDArray[np.uint8] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -128,6 +134,18 @@ class Record:
     def conditions(self) -> list[Condition]:
         """Every (weights, variant) of the run, in the order asked for."""
         return list(self.certificates)
+
+    @property
+    def pads(self) -> bool:
+        """Whether some operation of the network pads, as far as its certificates tell."""
+        kept = [
+            certificate.sources
+            for (_, variant), certificate in self.certificates.items()
+            if not parse_variant(variant).removes_padding
+        ]
+        if kept:
+            return any(source.startswith(f"{PADDING}:") for source in chain(*kept))
+        return not any(NOTHING_PADS in c.reason for c in self.certificates.values())
 
     @property
     def differences(self) -> pd.DataFrame:

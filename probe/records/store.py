@@ -14,10 +14,11 @@ from urllib.parse import quote, unquote
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..certificates.certificate import Certificate
 from ..errors import ProbeError
-from ..files import json_bytes, npz_bytes, parquet_bytes, plain
+from ..files import json_bytes, npz_bytes, parquet_bytes, plain, png_bytes
 from ..machine import versions
 from ..readouts.spec import readout_record
 from ..scores.patterns import Pattern
@@ -27,6 +28,9 @@ from .record import COLUMNS, PROFILE_COLUMNS, PatternKey, Record
 
 PLANTED = "planted.csv"
 """File of planted truth, beside the folders of results."""
+
+PICTURE = "stimuli.png"
+"""File of the picture of the stimuli."""
 
 CHANNELS_KEPT = 16
 """Channels of each layer whose mean maps are saved: those most tuned to position."""
@@ -65,6 +69,7 @@ def record_files(record: Record) -> dict[str, bytes]:
         "channels.parquet": parquet_bytes(record.channels),
         "maps.npz": npz_bytes(arrays),
         "pattern.npz": npz_bytes(kept),
+        **({} if record.picture is None else {PICTURE: png_bytes(record.picture)}),
         "run.json": json_bytes(about),
     }
 
@@ -89,6 +94,10 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             split = {key: key.rsplit("/", 3) for key in arrays.files}
             maps = {(w, v, unquote(n), t): arrays[key] for key, (w, v, n, t) in split.items()}
         pattern = load_pattern(folder)
+        picture = None
+        if (folder / PICTURE).exists():
+            with Image.open(folder / PICTURE, formats=["PNG"]) as file:
+                picture = np.asarray(file.convert("RGBA"))
         certificates = {}
         for entry in record.pop("certificates"):
             condition = (entry.pop("weights"), entry.pop("variant"))
@@ -116,6 +125,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         "provenance": record,
         "profile": profile,
         "pattern": pattern,
+        "picture": picture,
         **beside,
     }
 

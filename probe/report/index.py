@@ -5,20 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from ..errors import ProbeError
 from ..files import write_files
 from ..records.record import Record
 from ..records.store import read_record
 from ..text import families, short_name
 from .figures.conditions import leading
-from .parts import templates
+from .parts import certified, templates
 from .style import INPUT
 
 _OTHERS = {
     "survey": "Survey of timm's architectures: which are certified to be without position once "
     "padding is gone",
-    "ladder": "From 0 to 80 to 100: one network without a border, with zero padding, and given "
-    "coordinates",
+    "ladder": "From 0 to 80 to 100: one network without a border, as trained, and with coordinates",
     "coordconv": "The coordinate tasks: position to pixel and back, with CoordConv and without",
     "instances": "Telling identical objects apart: what segmentation asks of position",
     "reproduction": "The published table, measured",
@@ -64,19 +65,27 @@ def _entry(record: Record, folder: Path) -> dict[str, Any]:
         members = next(group for group in groups if weights in group)
         scores = spc[spc["weights"].isin(members) & (spc["variant"] == variant)]
         label = f"random ({len(members)} seeds)" if len(members) > 1 else short_name(weights)
+        marks = {certified(variant, record.certificates[w, variant]) for w in members}
         rows.append(
             {
-                "weights": label,
-                "variant": variant,
+                "condition": f"{label}, {variant}",
                 "best": scores.iloc[int(scores["value"].argmax())],
-                "passed": all(record.certificates[w, variant].passed for w in members),
+                "certified": Markup(" / ").join(sorted(marks)),
             }
         )
+    options = record.provenance["options"]
+    layers = len([name for name in record.layers if name != INPUT])
     has_report = (folder / "report.html").exists()
     return {
         "model": record.model,
         "link": f"{folder.name}/report.html" if has_report else "",
-        "started": record.provenance["started"][:10],
-        "stimuli": record.provenance["options"]["stimuli"],
+        "about": [
+            f"{layers} layer{'s' * (layers != 1)}",
+            f"{record.table['readout'].iloc[0]} readout",
+            f"{options['train_images']} train and {options['test_images']} test images",
+            str(options["stimuli"]),
+            "{} × {} pixels".format(*options["image_size"]),
+            record.provenance["started"][:10],
+        ],
         "rows": rows,
     }

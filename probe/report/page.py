@@ -22,6 +22,7 @@ def page(record: Record) -> str:
         "provenance": record.provenance,
         "legend": _legend(record.conditions),
         "pictured": leading(record.conditions),
+        "pads": record.pads,
         "seeds": len(families(w for w, _ in record.conditions).get("random", ())),
         "chance": bool(record.table["chance"].notna().any()),
     }

@@ -15,10 +15,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
+from ..certificates.certificate import Certificate
+from ..files import png_bytes
 from ..text import interval, short_name
-from .style import CMAP, style
+from .style import CMAP, PAGE, style
 
 
 @cache
@@ -37,13 +38,23 @@ def templates() -> Environment:
     return environment
 
 
+def certified(variant: str, certificate: Certificate) -> Markup:
+    """Whether a variant is free of position, red where it should be and nothing says why not."""
+    if certificate.passed:
+        return Markup('<span class="pass">yes</span>')
+    expected = variant == "original" or certificate.sources
+    return Markup("no" if expected else '<span class="fail">not certified</span>')
+
+
 def png(values: NDArray[Any], colours: str = CMAP) -> Markup:
     """A map in [0, 1] as the address of a picture that carries its own data."""
     finite = np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0, 1)
-    pixels = matplotlib.colormaps[colours](finite, bytes=True)[..., :3]
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
-    return Markup("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+    return picture(matplotlib.colormaps[colours](finite, bytes=True)[..., :3])
+
+
+def picture(pixels: NDArray[np.uint8]) -> Markup:
+    """A picture, shape (h, w, 3 or 4), as an address that carries its own data."""
+    return Markup("data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode())
 
 
 def svg(figure: Figure, name: str, label: str) -> Markup:
@@ -63,5 +74,7 @@ def svg(figure: Figure, name: str, label: str) -> Markup:
         r'<svg ([^>]*?)width="[^"]*"', rf'<svg style="max-width: {widest}px" \1', text, count=1
     )
     text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
+    for role, colour in PAGE.items():  # the page has its own in the dark
+        text = text.replace(colour, f"var(--{role})")
     label = escape.escape(label, quote=True)
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))

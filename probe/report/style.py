@@ -19,6 +19,25 @@ CMAP = "viridis"
 DIVERGING = "RdBu_r"
 """Colour map of mean maps about their mean."""
 
+PAGE: dict[str, str] = {
+    "ink": "#1c2330",
+    "soft": "#5b6575",
+    "line": "#dfe3ea",
+    "tint": "#f2f3f5",
+    "paper": "#ffffff",
+}
+"""Colours of text and axes, quieter ones, grids, shaded bands and the ground, by the names that
+they have in the style sheet of all pages, which has others for the dark."""
+
+INK, SOFT, LINE, TINT, PAPER = PAGE.values()
+
+PALETTE: tuple[str, ...] = (
+    *("#0173b2", "#c47a00", "#029e73", "#bf6bb0", "#d55e00"),
+    *("#9c6b3f", "#008fa8", "#d6336c", "#7a5fd0", "#7d8000"),
+)
+"""Colours of lines: told apart with colour-blind eyes (the first five are near Okabe and Ito's),
+and with a contrast of 3 : 1 or more on white paper and on the dark one."""
+
 INPUT = "input"
 """The control layer: the pixels themselves."""
 
@@ -53,7 +72,9 @@ def style(*, always: bool = False) -> Iterator[None]:
         "axes.spines.right": False,
         "axes.grid": True,
         "axes.grid.axis": "y",
-        "grid.color": "#e6e6e6",
+        "grid.color": LINE,
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
+        **dict.fromkeys(("xtick.color", "ytick.color"), INK),
         "legend.frameon": False,
         "svg.fonttype": "none",
     }

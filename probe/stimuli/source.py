@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ..borders.fills import extend
@@ -103,6 +104,33 @@ class Stimuli(ABC):
             self.paint(split, index, images[row])
         x = torch.from_numpy(images).to(torch.float32).div_(255)[..., :3].permute(0, 3, 1, 2)
         return stretch(x.contiguous(memory_format=torch.channels_last), margin - self.margin)
+
+    def picture(self, images: int = 4, side: int = 96) -> NDArray[np.uint8]:
+        """Return the first train images beside each other, small.
+
+        Parameters
+        ----------
+        images : int
+            How many.
+        side : int
+            Greatest height or width of each in pixels.
+
+        Returns
+        -------
+        ndarray of uint8, shape (h, w, 4)
+            Red, green, blue and alpha, transparent between the images; what has neither one nor
+            three channels is shown as their mean.
+        """
+        scale = min(1.0, side / max(self.image_size))
+        height, width = (max(1, round(scale * pixels)) for pixels in self.image_size)
+        shown = np.zeros((height, images * (width + 4) - 4, 4), np.uint8)
+        for number, x in enumerate(self.batch("train", 0, images)):
+            x = x if len(x) == 3 else x.mean(0, keepdim=True).expand(3, -1, -1)
+            pixels = (x.permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+            small = Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
+            left = number * (width + 4)
+            shown[:, left : left + width] = np.asarray(small.convert("RGBA"))
+        return shown
 
     @abstractmethod
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:

@@ -1,4 +1,4 @@
-"""The ladder: no border, zero padding, coordinates given."""
+"""The ladder: no border, as trained, coordinates given."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_position_climbs_from_nothing_to_what_is_given(found):
     assert list(heights.index) == ["stages.0", "stages.1", "stages.2"]
     assert heights["no border"].abs().max() < 0.1
     assert found.provenance["certified"]
-    assert (heights["coordinates"] > heights["zero padding"] + 0.1).all()
+    assert (heights["coordinates"] > heights["as trained"] + 0.1).all()
     rows = found.table.set_index(["rung", "layer", "target", "metric"]).sort_index()
     for layer in found.layers:
         for rung in ("coordinates", "coordinates, no border"):

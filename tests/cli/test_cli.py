@@ -57,7 +57,7 @@ def test_a_run_writes_everything_and_says_it(command, tmp_path):
     files = sorted(p.name for p in (out / NAME).iterdir())
     assert files == [
         *("channels.parquet", "maps.npz", "pattern.npz", "profile.csv", "profile.parquet"),
-        *("report.html", "run.json", "scores.csv", "scores.parquet"),
+        *("report.html", "run.json", "scores.csv", "scores.parquet", "stimuli.png"),
     ]
     assert NAME in (out / "index.html").read_text()
     record = json.loads((out / NAME / "run.json").read_text())

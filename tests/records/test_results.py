@@ -36,7 +36,7 @@ def test_what_is_saved_is_what_is_loaded(result, tmp_path):
     files = sorted(p.name for p in (tmp_path / "deep" / "run").iterdir())
     assert files == [
         *("channels.parquet", "maps.npz", "pattern.npz", "profile.csv", "profile.parquet"),
-        *("run.json", "scores.csv", "scores.parquet"),
+        *("run.json", "scores.csv", "scores.parquet", "stimuli.png"),
     ]
     pd.testing.assert_frame_equal(loaded.profile, result.profile, check_exact=True)
     pd.testing.assert_frame_equal(loaded.channels, result.channels, check_exact=True)
@@ -316,7 +316,7 @@ def test_the_report_is_one_file_that_asks_for_nothing(result, tmp_path):
     assert all(a.startswith(("data:", "#")) for a in page.addresses())
     assert not re.search(r"@import|url\((?!#)", text)
     assert page.count("path") > 100
-    maps = 1 + 5 * 3 * 5  # scale; targets × layers × (true + conditions, of random ones the first)
+    maps = 2 + 5 * 3 * 5  # stimuli, scale; targets × layers × (true + conditions, of random ones the first)
     assert page.count("img") == maps + 3 * 4 * 8  # layers × conditions × channels
     assert page.count("tr") >= len(result.table)
     identifiers = [attrs["id"] for _, attrs in page.tags if "id" in attrs]

@@ -11,8 +11,10 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from markupsafe import escape
 from matplotlib import pyplot as plt
+from torch import nn
 
 import probe
 from probe.analyses.attribution.attribution import attribute
@@ -22,13 +24,16 @@ from probe.report.figures.maps import pattern_rows
 from probe.report.index import write_index
 from probe.report.page import page
 from probe.report.sections.scores import control_rows, padding_tables, score_row
+from probe.report.style import PAGE, PALETTE, PAPER
+from probe.stimuli.given import Given
+from probe.stimuli.leaves import Leaves
 from probe.text import families, interval, number_text, percent
 
 TARGETS = ["horizontal", "vertical", "gaussian"]
 SEEDS = ["random", "random:1", "random:2"]
 HOSTILE = "<img src=x onerror=alert('$1$')>&\"--><"
 SECTIONS = ["padding", "reach", "pattern", "controls"]
-ALWAYS = ["depth", "maps", "certificate", "all", "how"]
+ALWAYS = ["images", "depth", "maps", "certificate", "all", "how"]
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +200,7 @@ def test_lines_over_depth_are_the_scores_and_the_input_stands_apart(seeded, metr
         for line, values in zip(lines_of(axes, colour, dashes), expected, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
             np.testing.assert_allclose(line.get_ydata(), values)
-        hollow = next(line for line in axes.lines if line.get_markerfacecolor() == "white")
+        hollow = next(line for line in axes.lines if line.get_markerfacecolor() == PAPER)
         assert set(hollow.get_xdata()) == {0}
         assert hollow.get_linestyle() == "None"
         pixels = chosen(scores, layer="input")["value"]
@@ -469,6 +474,132 @@ def test_the_index_gathers_seeds(seeded, tmp_path):
     assert "random:1" not in text
     best = seeded.table.query("metric == 'spc' and variant == 'original' and layer != 'input'")
     assert number_text(best["value"].max()) in text
+
+
+def test_the_index_says_what_each_run_was_made_of(seeded, tmp_path):
+    seeded.save(tmp_path / "one", report=True)
+    text = write_index(tmp_path).read_text(encoding="utf-8")
+    made_of = "3 layers · ridge readout · 12 train and 12 test images · leaves · 64 × 64 pixels"
+    assert made_of in text
+
+
+def test_what_was_never_meant_to_be_free_of_position_is_not_red(seeded, tmp_path):
+    seeded.save(tmp_path / "one")
+    text = write_index(tmp_path).read_text(encoding="utf-8")
+    assert '<span class="pass">yes</span>' in text
+    assert '<span class="fail">' not in text + page(seeded)
+    bare = ("random", "circular")
+    failed = dataclasses.replace(seeded.certificates[bare], passed=False, reason="why ever")
+    doubtful = dataclasses.replace(seeded, certificates={**seeded.certificates, bare: failed})
+    assert '<span class="fail">not certified</span>' in page(doubtful)
+    left = dataclasses.replace(failed, sources=("position embedding: pos_embed",))
+    doubtful = dataclasses.replace(seeded, certificates={**seeded.certificates, bare: left})
+    assert '<span class="fail">' not in page(doubtful)
+
+
+class Patches(nn.Module):
+    """Nothing in it pads: it knows its position from an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 12, 8, 8)
+        self.mix = nn.Conv2d(12, 12, 1)
+        ramp = torch.linspace(0, 3, 8).expand(1, 12, 8, 8)
+        self.pos_embed = nn.Parameter(ramp.clone())
+
+    def forward(self, x):
+        return self.mix(self.patches(x) + self.pos_embed)
+
+
+def test_a_network_without_padding_is_not_told_of_padding(tmp_path):
+    found = probe.run(
+        Patches(), layers=["mix"], train_images=12, test_images=8, image_size=64, progress=False
+    )
+    assert not found.pads
+    assert found.table["padding_share"].isna().all()
+    text = re.sub(r"<(style|script|pre).*?</\1>", "", page(found), flags=re.DOTALL)
+    text = text[text.index("</nav>") :]
+    for words in ("without padding", "came from padding", "padding share", "share of padding"):
+        assert words not in text
+    found.save(tmp_path / "one")
+    assert '"fail"' not in write_index(tmp_path).read_text(encoding="utf-8")
+    assert probe.load(tmp_path / "one").pads is False
+
+
+def test_a_network_with_padding_is(seeded):
+    assert seeded.pads
+    bare = {k: v for k, v in seeded.certificates.items() if k[1] == "circular"}
+    assert dataclasses.replace(seeded, certificates=bare).pads
+    assert "came from padding" in page(seeded)
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2, relative luminance."""
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def contrast(one: str, other: str) -> float:
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_all_colours_stand_out_in_the_light_and_in_the_dark(seeded, written):
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+        for block in re.findall(r":root \{(.*?)\}", written, re.DOTALL)
+    )
+    assert {role: light[role] for role in PAGE} == PAGE
+    assert set(light) == set(dark)
+    for colours in (light, dark):
+        for colour in PALETTE:
+            assert contrast(colour, colours["paper"]) >= 3, colour
+        for role in ("ink", "soft", "blue", "good", "bad", "care"):
+            assert contrast(colours[role], colours["paper"]) >= 4.5, role
+            assert contrast(colours[role], colours["tint"]) >= 4.5, role
+    assert len(set(PALETTE)) == len(PALETTE) >= 9
+    variants = [
+        *("original", "circular", "canvas", "no_pos_embed", "shuffled_pos_embed"),
+        *("canvas+no_pos_embed", "reflect", "zeros", "replicate"),
+    ]
+    looks = [look([("random", v) for v in variants], ("random", v))[0] for v in variants]
+    assert len(set(looks)) == len(variants)
+    assert set(looks) <= set(PALETTE)
+
+
+def test_nothing_in_a_page_has_a_colour_that_the_dark_does_not_know(written):
+    body = re.sub(r"<style>.*?</style>", "", written, flags=re.DOTALL)
+    used = set(re.findall(r"(?:fill|stroke)[:=] ?\"?(#[0-9a-fA-F]{3,6})", body))
+    assert used <= set(PALETTE)
+    assert not re.search(r"(?:fill|stroke)[:=] ?\"?(?:black|white)", body)
+    texts = re.findall(r"<text([^>]*)>", body)
+    assert texts
+    assert all("var(--" in attributes for attributes in texts)
+
+
+def test_the_stimuli_are_shown_also_after_loading(seeded, tmp_path):
+    first = Leaves((64, 64), 0).batch("train", 0, 4)
+    assert seeded.picture.shape == (64, 4 * 68 - 4, 4)
+    for number, x in enumerate(first):
+        seen = seeded.picture[:, 68 * number : 68 * number + 64]
+        np.testing.assert_array_equal(seen[..., 3], 255)
+        np.testing.assert_allclose(seen[..., :3] / 255, x.permute(1, 2, 0), atol=1e-6)
+    assert not seeded.picture[:, 64:68].any()
+    seeded.save(tmp_path / "one", report=True)
+    loaded = probe.load(tmp_path / "one")
+    np.testing.assert_array_equal(loaded.picture, seeded.picture)
+    address = re.search(r'class="strip"><img src="(data:image/png;base64,[^"]+)"', page(loaded))
+    assert address
+    assert address[1] in (tmp_path / "one" / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "one" / "stimuli.png").unlink()  # as version 0.4 left it
+    assert probe.load(tmp_path / "one").picture is None
+    assert 'class="strip"' not in page(probe.load(tmp_path / "one"))
+
+
+def test_few_large_or_grey_images_are_shown_too():
+    given = Given(torch.rand(3, 3, 200, 100), train_images=2, test_images=1)
+    assert given.picture(2).shape == (96, 2 * 52 - 4, 4)
 
 
 def test_who_put_it_there(seeded, tiny):

@@ -1,4 +1,4 @@
-"""The ladder: one network without a border, with zero padding, and given coordinates.
+"""The ladder: one network without a border, as trained, and given coordinates.
 
 In: a model.
 Out: scores on three rungs, a figure, a page.

@@ -72,12 +72,12 @@ class Ladder:
     def summary(self) -> list[str]:
         """Say it in sentences."""
         heights, name = self.heights, self.provenance["name"]
-        top = str(heights["zero padding"].idxmax())
+        top = str(heights["as trained"].idxmax())
         zero, eighty, hundred = (heights.loc[top, rung] for rung in STEPS)
         targets = ", ".join(self.provenance["options"]["targets"])
         sentences = [
             f"{name}, {top}, the layer that knows most: SPC {number_text(zero)} without a border, "
-            f"{number_text(eighty)} with zero padding, {number_text(hundred)} with coordinates "
+            f"{number_text(eighty)} as trained, {number_text(hundred)} with coordinates "
             f"(mean over {targets}).",
             f"Over all {len(heights)} layers: "
             + ", ".join(f"{number_text(heights[rung].mean())} {with_rung(rung)}" for rung in STEPS)
@@ -86,6 +86,10 @@ class Ladder:
             f"{number_text(heights['coordinates, no border'].mean())} over all layers.",
             self.provenance["how"],
         ]
+        if not self.provenance.get("pads", True):
+            sentences.append(
+                f"Caution: nothing in {name} pads, so that its first rung takes nothing away."
+            )
         if not self.provenance["certified"]:
             sentences.append(
                 f"Caution: without a border {name} is not certified to be without position: "
@@ -138,6 +142,7 @@ def load_ladder(folder: str | Path) -> Ladder:
     with reading(folder, "ladder"):
         provenance = json.loads((folder / "ladder.json").read_text(encoding="utf-8"))
         table = pd.read_parquet(folder / "ladder.parquet")
+        table["rung"] = table["rung"].replace("zero padding", "as trained")  # before 0.5
         rows = provenance.pop("instances")
         instances = None if rows is None else pd.DataFrame(rows)[INSTANCE_COLUMNS]
         if instances is not None:
@@ -160,11 +165,11 @@ def ladder(
     instances: pd.DataFrame | None = None,
     **options: Unpack[SharedGiven],
 ) -> Ladder:
-    r"""Probe one network on three rungs: no border, zero padding, coordinates given.
+    r"""Probe one network on three rungs: no border, as trained, coordinates given.
 
     The same ridge readout, the same layers and the same images (leaves) each time. Without a
-    border is circular padding on the torus; zero padding is the network as trained; coordinates
-    are given by inflating convolutions to CoordConv (:func:`probe.coordconv.inflate`) and setting
+    border is circular padding on the torus; as trained is with its own padding; coordinates are
+    given by inflating convolutions to CoordConv (:func:`probe.coordconv.inflate`) and setting
     the weights of the coordinates.
 
     These weights are not trained. At the centre of each kernel, channel :math:`c` gets
@@ -247,6 +252,7 @@ def ladder(
         "inflated": inflated,
         "how": f"Coordinates are given to {where}: random directions at the kernel's centre, with "
         f"a standard deviation of {strength:g} of the channel's own; they are not trained.",
+        "pads": plain.pads,
         "certified": certificate.passed,
         "residual": certificate.residual,
         "reason": certificate.reason,

@@ -8,23 +8,23 @@ from typing import Any, cast
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...report.parts import svg, templates
-from ...report.style import INPUT, LABELS, plain_text, shown_once, style
+from ...report.style import INK, INPUT, LABELS, PALETTE, SOFT, plain_text, shown_once, style
 from ...text import number_text
 from .rungs import RUNGS, STEPS
 
-_COLOURS = dict(zip(RUNGS, (1, 0, 2, 2), strict=True))  # of "colorblind"
+_COLOURS = dict(zip(RUNGS, (1, 0, 2, 2), strict=True))  # of the palette
+
 _MARKERS = dict(zip(RUNGS, ("s", "o", "D", None), strict=True))
 _NUMBERS = dict(zip(STEPS, ("0", "80", "100"), strict=True))
 
 _LONG = {
     "no border": "no border: circular on the torus",
-    "zero padding": "zero padding: as trained",
+    "as trained": "as trained",
     "coordinates": "coordinates given: CoordConv",
     "coordinates, no border": "coordinates, no border",
 }
@@ -73,7 +73,7 @@ def _draw(rows: pd.DataFrame, layers: list[str], axes: Axes) -> None:
         if step:
             band: dict[str, Any] = {"color": _colour(rung), "alpha": 0.18, "linewidth": 0}
             axes.fill_between(x, line["low"], line["high"], **band)
-    axes.axhline(0, color="#444444", linewidth=0.8, zorder=0.5)
+    axes.axhline(0, color=SOFT, linewidth=0.8, zorder=0.5)
     every = -(-len(layers) // _MAX_TICKS)
     labels = [plain_text(name) for name in layers[::every]]
     crowded = sum(map(len, labels)) > 24
@@ -94,12 +94,12 @@ def _draw_instances(instances: pd.DataFrame, axes: Axes) -> None:
         row: Any = rows.loc[border]
         bar: dict[str, Any] = {"width": 0.62, "color": _colour(_BORDERS[border]), "alpha": 0.9}
         axes.bar(x, row["value"] - chance, bottom=chance, **bar)
-        axes.vlines(x, row["least"], row["most"], color="#222222", linewidth=1.2)
+        axes.vlines(x, row["least"], row["most"], color=INK, linewidth=1.2)
         axes.text(
             x, max(row["most"], chance) + 0.015, number_text(row["value"]), ha="center",
             va="bottom", fontsize="small",
         )  # fmt: skip
-    axes.axhline(chance, color="#777777", linewidth=1.0, linestyle=(0, (2, 2)))
+    axes.axhline(chance, color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)))
     axes.text(len(shown) - 0.45, chance - 0.02, "chance", ha="right", va="top", fontsize="small")
     axes.set_xticks(range(len(shown)), ["no border", "zeros", "coordinates"][: len(shown)])
     axes.set_ylim(min(0.0, chance - 0.1), 1.12)
@@ -108,7 +108,7 @@ def _draw_instances(instances: pd.DataFrame, axes: Axes) -> None:
 
 
 def _colour(rung: str) -> Any:
-    return sns.color_palette("colorblind")[_COLOURS[rung]]
+    return PALETTE[_COLOURS[rung]]
 
 
 def _look(rung: str) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from ...studies.study import over_seeds
 
 RUNGS: dict[str, tuple[bool, str]] = {
     "no border": (False, "circular"),
-    "zero padding": (False, "original"),
+    "as trained": (False, "original"),
     "coordinates": (True, "original"),
     "coordinates, no border": (True, "circular"),
 }
 """Rungs: whether coordinates are given, and the variant. The last is the control of the third."""
 
-STEPS: tuple[str, ...] = ("no border", "zero padding", "coordinates")
+STEPS: tuple[str, ...] = ("no border", "as trained", "coordinates")
 """The three rungs of the story."""
 
 INSTANCE_COLUMNS = ["border", "value", "low", "high", "least", "most", "seeds", "chance"]
@@ -32,7 +32,8 @@ BORDERS = {
 
 
 def with_rung(rung: str) -> str:
-    return "without a border" if rung == "no border" else f"with {rung}"
+    words = {"no border": "without a border", "as trained": "as trained"}
+    return words.get(rung, f"with {rung}")
 
 
 def instance_rungs(folder: str | Path) -> pd.DataFrame | None:

@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,7 +14,7 @@ from matplotlib.patches import Patch
 
 from ...errors import one_of
 from ...scores.metrics import METRICS
-from ..style import LABELS, plain_text, shown_once, style
+from ..style import LABELS, PALETTE, plain_text, shown_once, style
 
 _ROW = 0.19  # inches
 
@@ -72,8 +71,7 @@ def plot_attribution(table: pd.DataFrame, metric: str = "spc") -> Figure:
 
 
 def _colours() -> dict[str, str]:
-    palette = sns.color_palette("colorblind", 4).as_hex()
-    return dict(zip(("all", "none", "only", "all but"), palette, strict=True))
+    return dict(zip(("all", "none", "only", "all but"), PALETTE, strict=False))
 
 
 def _draw(rows: pd.DataFrame, kind: str, axes: Axes) -> None:

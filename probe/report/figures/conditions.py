@@ -6,22 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.lines import Line2D
 
 from ...records.record import Condition
 from ...text import families, short_name
-from ..style import INPUT, plain_text
+from ..style import INPUT, PALETTE, SOFT, plain_text
 
-_ORDER = ("original", "circular", "reflect", "replicate", "zeros")
-
-_PALETTE = (0, 1, 2, 3, 4, 6, 8, 5, 9)  # of "colorblind": like ones late, grey is for chance
+_ORDER = ("original", "circular", "reflect", "canvas", "replicate", "zeros")
 
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
 
 _MARKERS = ("o", "s", "D", "^")
 
-CHANCE: dict[str, Any] = {"color": "#777777", "linewidth": 1.0, "linestyle": (0, (2, 2))}
+CHANCE: dict[str, Any] = {"color": SOFT, "linewidth": 1.0, "linestyle": (0, (2, 2))}
 
 
 def conditions_of(table: pd.DataFrame) -> list[Condition]:
@@ -64,12 +61,10 @@ def handles(conditions: Sequence[Condition], *, chance: bool = False) -> list[Li
 
 def look(conditions: Sequence[Condition], condition: Condition) -> tuple[str, Any, str]:
     """Colour (by variant), dashes and marker (by family of weights) of a condition."""
-    palette = sns.color_palette("colorblind").as_hex()
-    colours = [palette[k] for k in _PALETTE]
     groups = list(families(w for w, _ in conditions).values())
     kind = next(k for k, members in enumerate(groups) if condition[0] in members) % len(_DASHES)
     order = list(dict.fromkeys((*_ORDER, *(variant for _, variant in conditions))))
-    colour = colours[order.index(condition[1]) % len(colours)]
+    colour = PALETTE[order.index(condition[1]) % len(PALETTE)]
     return colour, _DASHES[kind], _MARKERS[kind]
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...errors import ProbeError, one_of
 from ...records.record import Condition
 from ...scores.tables import LOWER_IS_BETTER
-from ..style import INPUT, LABELS, legend_columns, plain_text, shown_once, style
+from ..style import INPUT, LABELS, PAPER, SOFT, TINT, legend_columns, plain_text, shown_once, style
 from .conditions import (
     CHANCE,
     conditions_of,
@@ -122,7 +122,7 @@ def draw_layers(table: pd.DataFrame, metric: str, target: str, axes: Axes) -> No
     if metric in ("mae", "error_px", "top1") and table["chance"].notna().any():
         draw_chance(conditions, table, "place", axes)
     if metric in ("r2", *_CORRELATIONS):
-        axes.axhline(0, color="#444444", linewidth=0.8, zorder=0.5)
+        axes.axhline(0, color=SOFT, linewidth=0.8, zorder=0.5)
 
     ticks = {place[name]: name for name in names[::step]}
     if len(pixels):
@@ -157,12 +157,12 @@ def draw_layers(table: pd.DataFrame, metric: str, target: str, axes: Axes) -> No
 def _draw_input(pixels: pd.DataFrame, step: int, axes: Axes) -> None:
     """Draw the input's scores hollow; most conditions see the same pixels."""
     distinct = pixels.assign(rounded=pixels["value"].round(3)).drop_duplicates("rounded")
-    axes.axvspan(1 - 1.55 * step, 1 - 0.5 * step, color="#f2f3f5", linewidth=0, zorder=0)
-    axes.vlines(distinct["place"], distinct["low"], distinct["high"], color="#555555", linewidth=1)
+    axes.axvspan(1 - 1.55 * step, 1 - 0.5 * step, color=TINT, linewidth=0, zorder=0)
+    axes.vlines(distinct["place"], distinct["low"], distinct["high"], color=SOFT, linewidth=1)
     axes.plot(
         distinct["place"], distinct["value"],
         linestyle="none", marker="o", markersize=4.5,
-        markerfacecolor="white", markeredgecolor="#555555", markeredgewidth=1, zorder=3,
+        markerfacecolor=PAPER, markeredgecolor=SOFT, markeredgewidth=1, zorder=3,
     )  # fmt: skip
 
 

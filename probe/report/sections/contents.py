@@ -8,6 +8,7 @@ from .scores import (
     certificate_section,
     controls_section,
     depth_section,
+    images_section,
     maps_section,
     padding_section,
     scores_section,
@@ -18,10 +19,13 @@ from .section import Section
 SECTIONS: dict[str, Section] = {
     section.anchor: section
     for section in (
+        Section("images", "What the network saw", "sections/images.html", images_section),
         Section("depth", "Score by depth", "sections/depth.html", depth_section),
-        Section("padding", "What padding gives", "sections/padding.html", padding_section),
+        Section(
+            "padding", "What each variant takes away", "sections/padding.html", padding_section
+        ),
         Section("maps", "Mean predicted maps", "sections/maps.html", maps_section),
-        Section("reach", "How far padding reaches", "sections/reach.html", reach_section),
+        Section("reach", "How far from the border", "sections/reach.html", reach_section),
         Section("pattern", "The pattern", "sections/pattern.html", pattern_section),
         Section("who", "Who put it there", "sections/who.html", attribution_section),
         Section("controls", "Controls", "sections/controls.html", controls_section),

@@ -15,7 +15,7 @@ from ...text import families, interval, number_text, short_name
 from ...variants.variant import parse_variant
 from ..figures.conditions import condition_label, leading
 from ..figures.depth import layer_figure, scored_targets
-from ..parts import png, svg
+from ..parts import certified, picture, png, svg
 from ..style import INPUT, evenly
 from .planted import planted_section
 
@@ -184,6 +184,11 @@ def map_grid(record: Record, target: str, layers: list[str]) -> dict[str, Any]:
     return {"target": target, "rows": rows}
 
 
+def images_section(record: Record) -> dict[str, Any]:
+    """What the network saw."""
+    return {"strip": None if record.picture is None else picture(record.picture)}
+
+
 def depth_section(record: Record) -> dict[str, Any]:
     """Scores by depth."""
     return {"figures": layer_figures(record)}
@@ -217,7 +222,7 @@ def certificate_section(record: Record) -> dict[str, Any]:
     """What was certified."""
     return {
         "certificates": [
-            {"weights": w, "variant": v, "certificate": c}
+            {"weights": w, "variant": v, "certificate": c, "certified": certified(v, c)}
             for (w, v), c in record.certificates.items()
         ]
     }
