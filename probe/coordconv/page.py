@@ -10,14 +10,16 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from ..errors import ProbeError
-from ..report.parts import svg, templates
-from ..report.style import PALETTE, SOFT, bare_axes, shown_once, style
+from ..report.parts import legend_entry, picture, svg, templates
+from ..report.style import PALETTE, SOFT, bare_axes, panel, shown_once, style
 from ..studies.study import Study, seeds_text
 from .names import SPLITS, TASKS
 from .tasks import METRICS, PLACES, PUBLISHED, network_words, score_text, split_centres
@@ -36,6 +38,8 @@ _LINES: dict[str, dict[str, Any]] = {
 
 _WORST_PX = 20.0
 
+_FRAME = "#d62728"
+
 
 def plot_curves(curves: pd.DataFrame, task: str) -> Figure:
     """Draw train and test scores of a task over steps and over wall time.
@@ -49,18 +53,26 @@ def plot_curves(curves: pd.DataFrame, task: str) -> Figure:
         figure = plt.figure(figsize=size, layout="constrained")
         grid = figure.subplots(2, len(splits), sharey=True, squeeze=False)
         for column, split in zip(grid.T, splits, strict=True):
+            of_split = rows[rows["split"] == split]
             for axes, x in zip(column, ("step", "seconds"), strict=True):
-                for kind, line in _by_kind(rows[rows["split"] == split]):
-                    _draw_curve(line, kind, x, axes)
-                axes.set_xlabel("steps" if x == "step" else "seconds")
-            column[0].set_title(split, loc="left", fontweight="bold")
-        metric = METRICS[task][0]
-        for axes in grid.flat:
-            axes.set_ylim(*((0, None) if metric == "error_px" else (-0.03, 1.03)))
-        for axes in grid[:, 0]:
-            axes.set_ylabel(_LABELS[metric])
+                _draw_panel(of_split, axes, x)
+        for axes in grid[:, 1:].flat:
+            axes.set_ylabel("")
+        for axes in grid[1]:
+            axes.set_title("", loc="left")
         figure.legend(handles=_handles(rows), loc="outside lower center", ncols=3)
     return shown_once(figure)
+
+
+def _draw_panel(rows: pd.DataFrame, axes: Axes, x: str) -> None:
+    """Draw the curves of one split over steps or seconds."""
+    for kind, line in _by_kind(rows):
+        _draw_curve(line, kind, x, axes)
+    axes.set(xlabel="steps" if x == "step" else "seconds")
+    metric = str(rows["metric"].iloc[0])
+    axes.set_ylim(*((0, None) if metric == "error_px" else (-0.03, 1.03)))
+    axes.set_ylabel(_LABELS[metric])
+    axes.set_title(rows["split"].iloc[0], loc="left", fontweight="bold")
 
 
 def _draw_curve(rows: pd.DataFrame, kind: Kind, x: str, axes: Axes) -> None:
@@ -86,7 +98,7 @@ def plot_maps(
         known = ", ".join(map(str, sorted(set(table["seed"]))))
         raise ProbeError(f"seed: the study has {known}, got {seed!r}")
     splits, kinds = list(dict.fromkeys(rows["split"])), [kind for kind, _ in _by_kind(rows)]
-    metric = METRICS[task][0]
+    metric, (top, colours) = METRICS[task][0], _scale(task)
     with style():
         size = (1.75 * len(kinds) + 0.9, 1.85 * len(splits) + 0.5)
         figure = plt.figure(figsize=size, layout="constrained")
@@ -94,16 +106,12 @@ def plot_maps(
         for line, split in zip(grid, splits, strict=True):
             for axes, kind in zip(line, kinds, strict=True):
                 values = arrays["/".join([task, split, *kind, str(seed), "map"])]
-                top = _WORST_PX if metric == "error_px" else 1.0
-                colours = "viridis_r" if metric == "error_px" else "viridis"
                 drawn = axes.imshow(values, cmap=colours, vmin=0, vmax=top)
                 if split == "quadrant":
-                    _, test = split_centres(split)
-                    first = np.unravel_index(int(test[0]), (PLACES, PLACES))[0] - 0.5
-                    frame = [first, PLACES - 0.5]
+                    frame = [_first_tested(split) - 0.5, PLACES - 0.5]
                     for a in frame:
-                        axes.plot([a, a], frame, color="#d62728", linewidth=1)
-                        axes.plot(frame, [a, a], color="#d62728", linewidth=1)
+                        axes.plot([a, a], frame, color=_FRAME, linewidth=1)
+                        axes.plot(frame, [a, a], color=_FRAME, linewidth=1)
                 bare_axes(axes)
                 if split == splits[0]:
                     axes.set_title(network_words(*kind), fontsize="small")
@@ -153,12 +161,16 @@ def page(study: Study, means: pd.DataFrame, sentences: Sequence[str]) -> str:
 def _section(study: Study, means: pd.DataFrame, task: str) -> dict[str, Any]:
     means, table, curves = (t[t["task"] == task] for t in (means, study.table, study.curves))
     write = partial(score_text, METRICS[task][0])
-    figures = {
-        "curves": plot_curves(study.curves, task),
-        "maps": plot_maps(study.table, study.arrays, task),
-    }
-    for figure in figures.values():
-        plt.close(figure)
+    drawn = _of(study.curves, task)
+    figures = [
+        svg(
+            panel(partial(_draw_panel, drawn[drawn["split"] == split], x=x)),
+            f"{task}-{split}-{x}",
+            f"{task}, {split} split, over {x}s",
+        )
+        for split in dict.fromkeys(drawn["split"])
+        for x in ("step", "seconds")
+    ]
     splits = list(dict.fromkeys(means["split"]))
     parameters = {kind: int(part["parameters"].iloc[0]) for kind, part in _by_kind(table)}
     trained = dict(_by_kind(curves))
@@ -185,8 +197,52 @@ def _section(study: Study, means: pd.DataFrame, task: str) -> dict[str, Any]:
         "published": PUBLISHED[task],
         "splits": splits,
         "rows": rows,
-        "figures": {
-            name: svg(figure, f"{task}-{name}", f"{name} of {task}")
-            for name, figure in figures.items()
-        },
+        "figures": figures,
+        "legend": [
+            *(legend_entry(network_words(*kind), _colour(kind)) for kind, _ in _by_kind(drawn)),
+            *(
+                legend_entry(subset, SOFT, _LINES[subset]["linestyle"])
+                for subset in ("test", "train")
+            ),
+        ],
+        "maps": _map_rows(study, task),
     }
+
+
+def _map_rows(study: Study, task: str) -> list[dict[str, Any]]:
+    """Score at every centre as pictures: a row for each network, a column for each split."""
+    scores = _of(study.table, task)
+    seed = scores["seed"].min()
+    scores = scores[scores["seed"] == seed]
+    rows = []
+    for kind, _ in _by_kind(scores):
+        keys = ["/".join([task, split, *kind, str(seed), "map"]) for split in _splits(scores)]
+        pictures = [_map_picture(study.arrays[key], task, key.split("/")[1]) for key in keys]
+        rows.append({"name": network_words(*kind), "pictures": pictures})
+    return rows
+
+
+def _map_picture(values: NDArray[Any], task: str, split: str) -> Markup:
+    top, colours = _scale(task)
+    pixels = colormaps[colours](np.nan_to_num(values) / top, bytes=True)[..., :3]
+    pixels = pixels.repeat(3, 0).repeat(3, 1)
+    if split == "quadrant":
+        first = 3 * _first_tested(split)
+        for line in (pixels[first], pixels[-1], pixels[:, first], pixels[:, -1]):
+            line[first:] = [int(_FRAME[k : k + 2], 16) for k in (1, 3, 5)]
+    return picture(pixels)
+
+
+def _first_tested(split: str) -> int:
+    """Row, and column, at which the quadrant begins that training leaves out."""
+    _, test = split_centres(split)
+    return int(np.unravel_index(int(test[0]), (PLACES, PLACES))[0])
+
+
+def _scale(task: str) -> tuple[float, str]:
+    """Greatest value that is told apart, and the colour map in which bright is right."""
+    return (_WORST_PX, "viridis_r") if METRICS[task][0] == "error_px" else (1.0, "viridis")
+
+
+def _splits(rows: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(rows["split"]))

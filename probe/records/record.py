@@ -69,10 +69,10 @@ class Record:
         the score of a constant predictor (the target's mean). ``difference`` is the value of the
         network as trained less this one, paired over images; ``padding_share`` what part that is of
         what the network as trained has beyond chance, see :func:`probe.scores.score_rows`.
-        ``simultaneous_low`` and ``simultaneous_high`` bound all rows of one metric, variant and kind
-        of weights at once, see :func:`probe.scores.simultaneous_interval`: take them when picking
-        the best of many. ``depth`` counts the probed layers in order of execution; the layer
-        ``input``, of depth 0, is the pixels themselves.
+        ``simultaneous_low`` and ``simultaneous_high`` bound all rows of one metric, variant and
+        kind of weights at once, see :func:`probe.scores.simultaneous_interval`: take them when
+        picking the best of many. ``depth`` counts the probed layers in order of execution; the
+        layer ``input``, of depth 0, is the pixels themselves.
     maps : dict
         Mean predicted map over test images, float32 of shape (h, w) with at most 28 places each
         way, by (weights, variant, layer, target).

@@ -7,7 +7,7 @@ from ..records.verdict import verdict_of
 from ..text import families
 from .figures.conditions import best_score, condition_label, family_label, leading, look
 from .figures.depth import layer_figure
-from .parts import svg, templates
+from .parts import legend_entry, svg, templates
 from .sections.contents import SECTIONS
 from .sections.scores import by_depth_title, scores_of
 from .style import INPUT
@@ -61,14 +61,8 @@ def _legend(conditions: list[Condition]) -> list[dict[str, str]]:
     entries = []
     for condition in leading(conditions):
         colour, dashes, marker = look(conditions, condition)
-        entries.append(
-            {
-                "label": family_label(conditions, condition),
-                "colour": colour,
-                "dashes": "none" if dashes == "-" else " ".join(str(1.5 * d) for d in dashes[1]),
-                "marker": marker,
-            }
-        )
+        label = family_label(conditions, condition)
+        entries.append(legend_entry(label, colour, dashes, marker))
     return entries
 
 

@@ -57,6 +57,17 @@ def picture(pixels: NDArray[np.uint8]) -> Markup:
     return Markup("data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode())
 
 
+def legend_entry(label: str, colour: str, dashes: Any = "-", marker: str = "") -> dict[str, str]:
+    """An entry of the legend that a page draws itself, once for several figures."""
+    roles = {value: f"var(--{role})" for role, value in PAGE.items()}
+    return {
+        "label": label,
+        "colour": roles.get(colour, colour),
+        "dashes": "none" if dashes == "-" else " ".join(str(1.5 * d) for d in dashes[1]),
+        "marker": marker,
+    }
+
+
 def svg(figure: Figure, name: str, label: str) -> Markup:
     """A figure as an inline SVG element, with identifiers of its own."""
     file = io.StringIO()

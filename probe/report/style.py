@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -86,6 +87,14 @@ def style(*, always: bool = False) -> Iterator[None]:
         }
     with matplotlib.rc_context(settings):
         yield
+
+
+def panel(draw: Callable[[Axes], Any]) -> Figure:
+    """One panel as a figure of its own, apart from pyplot and without legend, for a page."""
+    with style(always=True):
+        figure = Figure(figsize=(4.0, 2.9), layout="constrained")
+        draw(figure.subplots())
+    return figure
 
 
 def plain_text(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
@@ -135,6 +136,9 @@ def test_summary_and_page_say_what_was_measured(found, tmp_path):
     assert f"{found.heights['coordinates'].mean():.2f} with coordinates" in sentences[1]
     assert "0.40 without a border, 0.97 with zero padding" in sentences[-1]
     text = whole.to_html(tmp_path / "ladder.html").read_text()
+    # A panel each, so that a phone shows them one below the other, at their size.
+    assert text.count('role="img"') == len(found.provenance["options"]["targets"]) + 1
+    assert all(float(w) <= 300 for w in re.findall(r'viewBox="0 0 ([\d.]+) ', text))
     assert "<i>tiny</i>" not in text and "&lt;i&gt;tiny&lt;/i&gt;" in text
     assert "http" not in text.replace("http://www.w3.org/", "")
     doubtful = {**found.provenance, "certified": False, "reason": "an embedding"}

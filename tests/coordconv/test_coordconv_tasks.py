@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import pytest
 import torch
@@ -150,7 +152,11 @@ def test_the_page_is_whole_and_asks_for_nothing(study, tmp_path):
     assert "http" not in text.replace("http://www.w3.org/", "")
     for task in METRICS:
         assert f'id="{task}"' in text
-    assert text.count("<svg") == 6
+    # For each task two splits over steps and over seconds, panels that a phone can show.
+    assert text.count('role="img"') == 3 * 2 * 2
+    assert all(float(w) <= 300 for w in re.findall(r'role="img".*?viewBox="0 0 ([\d.]+) ', text))
+    kinds = study.table[["task", "split", "network", "padding"]].drop_duplicates()
+    assert text.count('at every centre"') == len(kinds)
     assert all(s.split(":")[0] in text for s in study.summary())
     assert study.plot_maps("rendering", 0).axes
     more = study.table[study.table["network"] == "coordconv"].assign(seed=1)

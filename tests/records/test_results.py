@@ -316,7 +316,7 @@ def test_the_report_is_one_file_that_asks_for_nothing(result, tmp_path):
     assert all(a.startswith(("data:", "#")) for a in page.addresses())
     assert not re.search(r"@import|url\((?!#)", text)
     assert page.count("path") > 100
-    maps = 2 + 5 * 3 * 5  # stimuli, scale; targets × layers × (true + conditions, of random ones the first)
+    maps = 2 + 5 * 3 * 5  # stimuli, scale; targets × layers × (true + conditions)
     assert page.count("img") == maps + 3 * 4 * 8  # layers × conditions × channels
     assert page.count("tr") >= len(result.table)
     identifiers = [attrs["id"] for _, attrs in page.tags if "id" in attrs]

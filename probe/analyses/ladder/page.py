@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import matplotlib.pyplot as plt
@@ -12,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...report.parts import svg, templates
-from ...report.style import INK, INPUT, LABELS, PALETTE, SOFT, plain_text, shown_once, style
+from ...report.parts import legend_entry, svg, templates
+from ...report.style import INK, INPUT, LABELS, PALETTE, SOFT, panel, plain_text, shown_once, style
 from ...text import number_text
 from .rungs import RUNGS, STEPS
 
@@ -39,7 +40,7 @@ def plot_ladder(table: pd.DataFrame, instances: pd.DataFrame | None = None) -> F
     Where the instance experiment has been run, one more panel has its pairwise F1.
     """
     rows = table[table["metric"] == "spc"]
-    targets, names = list(dict.fromkeys(rows["target"])), _layers(table)
+    targets = list(dict.fromkeys(rows["target"]))
     panels = len(targets) + (instances is not None)
     columns = min(4, panels)
     height = -(-panels // columns)
@@ -48,21 +49,21 @@ def plot_ladder(table: pd.DataFrame, instances: pd.DataFrame | None = None) -> F
         figure = plt.figure(figsize=size, layout="constrained")
         grid = figure.subplots(height, columns, squeeze=False)
         for axes, target in zip(grid.flat, targets, strict=False):
-            _draw(rows[rows["target"] == target], names, axes)
-            axes.set_title(target.replace("_", " "), loc="left", fontweight="bold")
+            _draw(rows[rows["target"] == target], axes)
+            if axes not in grid[:, 0]:
+                axes.set_ylabel("")
         for axes in grid.flat[panels:]:
             axes.set_axis_off()
         if instances is not None:
             _draw_instances(instances, grid.flat[len(targets)])
-        for row in grid:
-            row[0].set_ylabel(LABELS["spc"])
         figure.legend(handles=_handles(rows), loc="outside lower center", ncols=2)
         figure.suptitle(plain_text(str(table["model"].iloc[0])))
     return shown_once(figure)
 
 
-def _draw(rows: pd.DataFrame, layers: list[str], axes: Axes) -> None:
+def _draw(rows: pd.DataFrame, axes: Axes) -> None:
     """Draw one target's SPC by depth on each rung."""
+    layers = _layers(rows)
     place = {name: order for order, name in enumerate(layers)}
     for rung in reversed(RUNGS):
         line = rows[(rows["rung"] == rung) & rows["layer"].isin(place)]
@@ -83,6 +84,8 @@ def _draw(rows: pd.DataFrame, layers: list[str], axes: Axes) -> None:
     )  # fmt: skip
     low = float(np.nanmin(rows[["low", "value"]].to_numpy(float), initial=0))
     axes.set_ylim(min(-0.12, low - 0.05), 1.03)
+    axes.set_ylabel(LABELS["spc"])
+    axes.set_title(str(rows["target"].iloc[0]).replace("_", " "), loc="left", fontweight="bold")
 
 
 def _draw_instances(instances: pd.DataFrame, axes: Axes) -> None:
@@ -111,9 +114,13 @@ def _colour(rung: str) -> Any:
     return PALETTE[_COLOURS[rung]]
 
 
+def _dashes(rung: str) -> Any:
+    return "-" if rung in STEPS else (0, (2, 2))
+
+
 def _look(rung: str) -> dict[str, Any]:
-    width, dashes = (1.8, "-") if rung in STEPS else (1.0, (0, (2, 2)))
-    look = {"color": _colour(rung), "linewidth": width, "linestyle": dashes}
+    width = 1.8 if rung in STEPS else 1.0
+    look = {"color": _colour(rung), "linewidth": width, "linestyle": _dashes(rung)}
     return {**look, "marker": _MARKERS[rung], "markeredgewidth": 0}
 
 
@@ -140,15 +147,27 @@ def page(
         }
         for layer in _layers(table)
     ]
-    label = f"SPC by depth of {provenance['name']} on each rung"
-    figure = plot_ladder(table, instances)
-    plt.close(figure)
+    figures = [
+        svg(
+            panel(partial(_draw, scores[scores["target"] == target])),
+            f"ladder-{target}",
+            f"SPC by depth of {provenance['name']} on each rung, {target.replace('_', ' ')}",
+        )
+        for target in targets
+    ]
+    if instances is not None:
+        figure = panel(partial(_draw_instances, instances))
+        figures.append(svg(figure, "ladder-instances", "Pairwise F1 of copies on each rung"))
     template = templates().get_template("ladder.html")
     return template.render(
         provenance=provenance,
         options=provenance["options"],
         sentences=sentences,
-        figure=svg(figure, "ladder", label),
+        figures=figures,
+        legend=[
+            legend_entry(_LONG[rung], _colour(rung), _dashes(rung), _MARKERS[rung] or "")
+            for rung in rungs
+        ],
         targets=targets,
         rungs=rungs,
         numbers=_NUMBERS,

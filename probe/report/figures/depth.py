@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +16,18 @@ from numpy.typing import NDArray
 from ...errors import ProbeError, one_of
 from ...records.record import Condition
 from ...scores.tables import LOWER_IS_BETTER
-from ..style import INPUT, LABELS, PAPER, SOFT, TINT, legend_columns, plain_text, shown_once, style
+from ..style import (
+    INPUT,
+    LABELS,
+    PAPER,
+    SOFT,
+    TINT,
+    legend_columns,
+    panel,
+    plain_text,
+    shown_once,
+    style,
+)
 from .conditions import (
     CHANCE,
     conditions_of,
@@ -94,10 +106,7 @@ def plot_layers(
 
 def layer_figure(table: pd.DataFrame, metric: str, target: str) -> Figure:
     """One panel of :func:`plot_layers` as a figure of its own, without legend, for a report."""
-    with style(always=True):
-        figure = Figure(figsize=(4.0, 2.9), layout="constrained")
-        draw_layers(table, metric, target, figure.subplots())
-    return figure
+    return panel(partial(draw_layers, table, metric, target))
 
 
 def scored_targets(table: pd.DataFrame, metric: str) -> list[str]:
