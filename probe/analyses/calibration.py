@@ -29,6 +29,7 @@ from ..runner.passes import fit, score, test, train
 from ..runner.setup import one_weights, opened
 from ..scores.tables import score_rows
 from ..stimuli.leaves import Leaves
+from ..targets import formulas
 
 CELLS = 1000
 """Least number of intervals that a calibration looks at unless told otherwise."""
@@ -109,6 +110,7 @@ def calibrate(
             **setup.recorded("targets", "train_images", "test_images", "image_size"),
             "readout": job.head.label,
             "concat": chosen.concat,
+            "maps": formulas(chosen.targets),
             "seed": chosen.seed,
             "residual": certificate.residual,
             "versions": versions(),

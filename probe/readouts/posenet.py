@@ -28,10 +28,12 @@ from .base import (
 class PoseNet(KeepingReadout):
     r"""The published readout: one 3 × 3 convolution without padding, trained by gradient descent.
 
-    Convolution, batch norm and sigmoid give a map, upsampled (bilinear, corners aligned) to the
-    targets' size; the loss is the mean squared error there. SGD with batches of 32 images, 15
-    epochs; after ``drop_epoch`` of them the learning rate falls to a tenth. ``seed`` draws the
-    initial weights (Xavier's initialisation) and the batches.
+    Convolution, batch norm and sigmoid give a map, upsampled (bilinear) to the targets' size; the
+    loss is the mean squared error there. SGD with batches of 32 images, 15 epochs; after
+    ``drop_epoch`` of them the learning rate falls to a tenth. ``seed`` draws the initial weights
+    (Xavier's initialisation) and the batches. With ``align_corners`` the first place lies on the
+    first row of pixels, as on the grid that a run scores on; without, in the middle of the rows
+    that it stands for, as in the authors' code.
 
     All targets train together: they share features and batches, but neither weights nor loss, so
     that each is trained as it would be alone, all from the same initial weights. With U the
@@ -63,10 +65,12 @@ class PoseNet(KeepingReadout):
         drop_epoch: int = 10,
         seed: int = 0,
         progress: bool = False,
+        align_corners: bool = True,
     ) -> None:
         self.epochs, self.batch_size, self.drop_epoch = epochs, batch_size, drop_epoch
         self.learning_rate, self.momentum = learning_rate, momentum
         self.weight_decay, self.seed, self.progress = weight_decay, seed, progress
+        self.align_corners = align_corners
         self.reset()
 
     @classmethod
@@ -90,9 +94,11 @@ class PoseNet(KeepingReadout):
         places = self.places(*images[0].shape[1:])
         truth = as_targets(targets, places, larger=True).cpu()
         size = tuple(truth.shape[1:])
-        up = [_upsampling(n, m) for n, m in zip(size, places, strict=True)]
+        up = [self._upsampling(n, m) for n, m in zip(size, places, strict=True)]
         if order is not None:
-            small = F.interpolate(truth[None], places, mode="bilinear", align_corners=True)[0]
+            small = F.interpolate(
+                truth[None], places, mode="bilinear", align_corners=self.align_corners
+            )[0]
             controls = with_controls(small, order)[len(truth) :]
             truth = torch.cat([truth, up[0] @ controls @ up[1].T])
         # The loss without its constant term: tr(Gy X Gx Xᵀ) − 2 tr(X Bᵀ), over the pixels.
@@ -145,6 +151,15 @@ class PoseNet(KeepingReadout):
         self._state = state
         return self
 
+    def _upsampling(self, size: int, places: int) -> Tensor:
+        """Matrix (size, places) of bilinear interpolation along one axis."""
+        unit = torch.eye(places, dtype=torch.float64)[None]
+        return F.interpolate(unit, size, mode="linear", align_corners=self.align_corners)[0].T
+
+    def upsample(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bring predicted maps (B, T, h', w') to a size in pixels, as in the loss."""
+        return F.interpolate(maps, size, mode="bilinear", align_corners=self.align_corners)
+
     def initial_weight(self, channels: int) -> Tensor:
         """Draw the kernel that each target starts from: Xavier's, shape (1, C, 3, 3)."""
         bound = math.sqrt(6 / ((channels + 1) * self.kernel**2))
@@ -183,9 +198,3 @@ class _PoseNetState:
         x = x + self.bias[:, None, None]
         x = F.batch_norm(x, self.mean, self.variance, self.gain, self.shift, training)
         return torch.sigmoid(x)
-
-
-def _upsampling(size: int, places: int) -> Tensor:
-    """Matrix (size, places) of bilinear interpolation with aligned corners along one axis."""
-    unit = torch.eye(places, dtype=torch.float64)[None]
-    return F.interpolate(unit, size, mode="linear", align_corners=True)[0].T

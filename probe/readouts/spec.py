@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from ..registry import Registry
@@ -36,7 +36,8 @@ One more is a class of :class:`~probe.readouts.Readout`, put here under its name
 class ReadoutSpec:
     """Readout kind, kernel, and per-layer or concatenated input.
 
-    ``kernel`` and ``concat`` are by default what the kind of readout declares.
+    ``kernel`` and ``concat`` are by default what the kind of readout declares. ``params`` is what
+    else it is made with.
     """
 
     readout: str = "ridge"
@@ -44,6 +45,7 @@ class ReadoutSpec:
     concat: bool = cast(bool, None)
     seed: int = 0
     progress: bool = False
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kernel is None:
@@ -69,7 +71,8 @@ class ReadoutSpec:
 
     def make(self) -> Readout:
         """Return a readout that has seen nothing yet."""
-        return self.kind.make(kernel=self.kernel, seed=self.seed, progress=self.progress)
+        usual = {"kernel": self.kernel, "seed": self.seed, "progress": self.progress}
+        return self.kind.make(**{**usual, **self.params})
 
     def record(self) -> dict[str, Any]:
         """Return what a saved run keeps of it, so that it can be read where there is none."""

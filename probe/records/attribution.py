@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..files import reading
-from ..targets import knowledge
+from ..targets import knowledge, note_earlier_targets
 from ..text import interval, short_name
 
 TABLE_FILE, RECORD_FILE = "attribution.csv", "attribution.json"
@@ -46,6 +46,7 @@ def read_attribution(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         table = pd.read_csv(folder / TABLE_FILE, dtype="str", keep_default_na=False)
         if list(table.columns) != COLUMNS or table.empty or not isinstance(record, dict):
             raise ValueError("its columns are not those of an attribution")
+        note_earlier_targets(record, table["target"], folder)
         for column in NUMBER_COLUMNS:
             table[column] = [float(text) if text else float("nan") for text in table[column]]
         return table.astype({"order": "int64"}), record

@@ -14,6 +14,7 @@ from scipy import stats
 
 from ..files import json_bytes, reading, write_files
 from ..scores.intervals import bootstrap_share
+from ..targets import note_earlier_targets
 from ..text import number_text
 
 COLUMNS = ["seed", "layer", "depth", "target", "value", "low", "high", "excludes_0"]
@@ -106,6 +107,7 @@ def load_calibration(folder: str | Path) -> Calibration:
     with reading(folder, "calibration"):
         provenance = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
         table = pd.read_csv(io.BytesIO((folder / "calibration.csv").read_bytes()))
+        note_earlier_targets(provenance, table["target"], folder)
         return Calibration(table[COLUMNS], provenance)
 
 

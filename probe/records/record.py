@@ -17,7 +17,7 @@ from ..certificates.certificate import NOTHING_PADS, Certificate
 from ..errors import ProbeError
 from ..readouts.spec import readout_record
 from ..scores.patterns import Pattern
-from ..targets import layer_targets
+from ..targets import layer_targets, recorded_target
 from ..variants.follower import PADDING
 from ..variants.variant import parse_variant
 from .calibration import Calibration
@@ -207,7 +207,8 @@ class Record:
         readout = readout_record(self.provenance)
         kind = GridLayer if readout["gridded"] else Layer
         seen = kind(layer, 1, 1, *shape, "NCHW", 0, size, tuple(inset))
-        return layer_targets([target], size, *seen.windows(readout["kernel"]))[0]
+        known = recorded_target(target, self.provenance.get("maps"))
+        return layer_targets([known], size, *seen.windows(readout["kernel"]))[0]
 
     def command(self) -> str:
         """Return the command that repeats the run; for a module, the call."""

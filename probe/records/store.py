@@ -22,6 +22,7 @@ from ..files import json_bytes, npz_bytes, parquet_bytes, plain, png_bytes
 from ..machine import versions
 from ..readouts.spec import readout_record
 from ..scores.patterns import Pattern
+from ..targets import note_earlier_targets
 from .attribution import read_attribution
 from .calibration import load_calibration
 from .record import COLUMNS, PROFILE_COLUMNS, PatternKey, Record
@@ -85,6 +86,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        note_earlier_targets(record, record["options"]["targets"], folder)
         # Results of version 0.2 have fewer columns and neither profile nor pattern.
         table = pd.read_parquet(folder / "scores.parquet").reindex(columns=COLUMNS)
         profile = pd.DataFrame(columns=PROFILE_COLUMNS)

@@ -26,6 +26,7 @@ from ..stimuli.leaves import Leaves
 from ..stimuli.opening import open_stimuli
 from ..stimuli.scenes import scene_size
 from ..stimuli.source import Stimuli
+from ..targets import formulas
 from ..variants.canvas import find_margin
 from ..variants.run import open_variant
 from ..variants.variant import Variant, parse_variant
@@ -166,6 +167,7 @@ class Opened:
                 "skipped": self.stimuli.skipped,
             },
             "entry": self.probed.entry,
+            "maps": formulas(self.options.targets),
             "device": device_name(self.first.device),
             "versions": versions(),
             **self.clock.times(),

@@ -161,13 +161,16 @@ class Photos(Stimuli):
             )
         return sentences
 
-    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
+    def _shown(self, split: str, index: int) -> tuple[Path, Image.Image]:
+        """The photograph of an image, or the next one that can be read."""
         for _, path in self._from(split, index):
             photo = self._load(path)
             if photo is not None:
-                break
-        else:
-            raise ProbeError(f"no {split} photograph in {self.name!r} can be read to its end")
+                return path, photo
+        raise ProbeError(f"no {split} photograph in {self.name!r} can be read to its end")
+
+    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
+        path, photo = self._shown(split, index)
         rng = self.rng(split, index)
         height, width = canvas.shape[:2]
         scale = min(photo.width / width, photo.height / height) * rng.uniform(0.5, 1)
@@ -235,6 +238,19 @@ class Photos(Stimuli):
 
     def _named(self, path: Path) -> str:
         return str(path.relative_to(self.folder))
+
+
+class WholePhotos(Photos):
+    """The photographs in a folder, each resized to the image size, whatever its shape.
+
+    As in published protocols: nothing is cropped or flipped, so that what is always above, such
+    as the sky, tells of position. Shares and attributes are those of :class:`Photos`.
+    """
+
+    def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
+        _, photo = self._shown(split, index)
+        size = canvas.shape[1], canvas.shape[0]
+        canvas[..., :3] = np.asarray(photo.resize(size, Image.Resampling.BILINEAR))
 
 
 def _opaque(photo: Image.Image) -> Image.Image:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from pandas.testing import assert_frame_equal
 from PIL import Image
 
@@ -22,14 +26,20 @@ from probe.analyses.reproduction.published import (
 )
 from probe.analyses.reproduction.reproduction import reproduce
 from probe.analyses.reproduction.table import Reproduction, load_reproduction
+from probe.backbones.layer import Layer
 from probe.errors import ProbeError
+from probe.readouts import PoseNet
+from probe.readouts.spec import ReadoutSpec
+from probe.runner.job import CONCAT, layer_truth
 from probe.stimuli.noise import Constant, GaussianNoise
+from probe.stimuli.photos import WholePhotos
 from probe.targets import TARGETS
 from probe.text import number_text
 
 LITE = "tf_efficientnet_lite0"
 SMALL = {"train_images": 16, "test_images": 8, "image_size": 128, "device": "cpu"}
 SMALL["progress"] = False
+SEEN = ("NCHW", 0, (20, 30))
 
 CERTAIN = """
     pixels     .012 .251  .131 .248  -.001 .233
@@ -225,6 +235,52 @@ def test_what_is_finished_is_kept(photographs, tmp_path, monkeypatch):
     kept = load_reproduction(tmp_path)
     assert set(kept.table["row"]) == {"pixels"}
     assert kept.table["value"].notna().all()
+
+
+# ---------------------------------------------------------------- as the authors' code
+
+
+def test_photographs_keep_neither_shape_nor_crop(tmp_path):
+    wide = np.zeros((40, 160, 3), dtype=np.uint8)
+    wide[:, :80, 0] = 255  # red on the left, black on the right
+    for name in ("0.png", "1.png"):
+        Image.fromarray(wide).save(tmp_path / name)
+    images = WholePhotos(tmp_path, (64, 64), train_images=1, test_images=1).batch("train", 0, 3)
+    red = images[:, 0].round()
+    assert (red[..., :31] == 1).all() and (red[..., 33:] == 0).all()
+    assert (images[:, 1:] == 0).all()
+
+
+def test_networks_see_images_in_0_to_1(photographs, monkeypatch):
+    load, normalised = reproduction.load_backbone, []
+
+    def watched(*words, **options):
+        backbone = load(*words, **options)
+        normalised.append((*backbone.mean, *backbone.std))
+        return backbone
+
+    monkeypatch.setattr(reproduction, "load_backbone", watched)
+    options = SMALL | {"image_size": 32, "train_images": 2, "test_images": 1, "readout": "ridge"}
+    found = reproduce(images=photographs, models=LITE, weights="random", **options)
+    assert normalised == [(0, 0, 0, 1, 1, 1)] * 2
+    differs = " ".join(found.differences())
+    assert "The readout is ridge" in differs and "32 × 32 pixels" in differs
+    shown = html.unescape(page(found.table, found.provenance, []))
+    assert all(text in shown for text in found.differences())
+
+
+def test_posenet_is_scored_at_pixels_after_upsampling_its_map():
+    readout = PoseNet(align_corners=False)
+    maps = torch.rand(1, 2, 5, 7, dtype=torch.float64)
+    expected = F.interpolate(maps, (20, 30), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(readout.upsample(maps, (20, 30)), expected)
+    truth = layer_truth(ReadoutSpec("posenet"), ["vertical"], Layer("x", 1, 1, 28, 28, *SEEN))
+    condition = SimpleNamespace(
+        readouts={CONCAT: readout}, truths={CONCAT: truth}, predictions={CONCAT: [maps.numpy()]}
+    )
+    scored = reproduction._scored(condition)
+    mae = np.abs(expected[0, 0].numpy() - np.linspace(0, 1, 20)[:, None]).mean()
+    np.testing.assert_allclose(scored.values[0, scored.columns.index(("vertical", "mae"))], mae)
 
 
 # ---------------------------------------------------------------- images

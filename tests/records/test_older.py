@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import probe
@@ -28,6 +29,19 @@ def test_it_says_what_it_held(older):
     rows = older.table.query("metric == 'spc' and layer == 'layer2' and target == 'vertical'")
     assert rows.query("variant == 'original'")["value"].iloc[0] == EXPECTED["spc"]
     assert older.pattern["random", "original", "layer2"].snr == EXPECTED["snr"]
+
+
+def test_its_stripes_are_those_of_then_and_it_says_so(tmp_path):
+    with pytest.warns(probe.ProbeWarning, match=r"stripes are those of version 0\.4\.0"):
+        older = probe.load(SAVED / "resnet10t")
+    assert sum("2.56 periods" in text for text in older.provenance["warnings"]) == 1
+    assert "2.56 periods" in page(older)
+    stripes = older.true_map("layer1", "horizontal_stripes")
+    assert np.ptp(stripes, axis=1).min() > 0.5  # along the horizontal axis
+    np.testing.assert_allclose(np.ptp(stripes, axis=0), 0, atol=1e-12)
+    with pytest.warns(probe.ProbeWarning, match=r"stripes are those of version 0\.4\.0"):
+        again = probe.load(older.save(tmp_path))
+    np.testing.assert_array_equal(again.true_map("layer1", "horizontal_stripes"), stripes)
 
 
 def test_what_lies_beside_it_is_read(older):

@@ -11,6 +11,7 @@ import pandas as pd
 from ...readouts.spec import ReadoutSpec
 from ...report.parts import templates
 from ...text import number_text
+from .published import LEAVES, differences
 
 
 def page(table: pd.DataFrame, provenance: Mapping[str, Any], sentences: Sequence[str]) -> str:
@@ -39,7 +40,8 @@ def page(table: pd.DataFrame, provenance: Mapping[str, Any], sentences: Sequence
             sentences=sentences,
             grids=grids,
             readout=head.label,
-            leaves=provenance["trained_on"] == "leaves",
+            leaves=provenance["trained_on"] == LEAVES,
+            differences=differences(provenance),
         )
     )
 

@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -24,16 +26,17 @@ from ...backbones.probed import evaluating, probe_layers
 from ...errors import ProbeError, ProbeWarning, one_of
 from ...files import check_folder
 from ...machine import device_name, exact_float32, memory_explained, pick_device, versions
+from ...readouts.posenet import PoseNet
 from ...runner.job import CONCAT, Condition, Job
 from ...runner.options import Options, SharedGiven, takes_options
 from ...runner.passes import fit, score, test, train
 from ...runner.setup import Stopwatch, readout_spec
-from ...scores.tables import score_rows
+from ...scores.tables import Scored, score_layer, score_rows
 from ...stimuli.leaves import Leaves
 from ...stimuli.noise import Constant, GaussianNoise
-from ...stimuli.photos import Photos
+from ...stimuli.photos import WholePhotos
 from ...stimuli.source import Stimuli
-from ...targets import TARGETS
+from ...targets import TARGETS, formulas, target_map
 from ...text import is_random
 from ...variants.run import open_variant
 from ...variants.variant import parse_variant
@@ -109,20 +112,8 @@ def reproduce(
     -----
     Black and white images are all the same: one of each is tested, and has no interval.
 
-    It differs from the paper in this:
-
-    - Its readouts are trained on 10,533 photographs of DUT-S and tested on PASCAL-S, each resized;
-      here on those of the folder, as many as asked for, as random crops flipped at random, which
-      takes away the sky that is always above (see :class:`probe.stimuli.Photos`).
-    - Scores are taken at the 26 × 26 places that the readout predicts, the paper's after
-      upsampling to the image.
-    - Noise is Gaussian (:class:`GaussianNoise`), of a deviation that the paper doesn't state.
-    - Stripes lie in [0, 1]. The MAE of 0.63 to 0.72 that the paper gives for readouts that know
-      nothing is not possible there (0.30 is a constant's); it is near what a sinusoid in [−1, 1]
-      gives, 2/π. Its MAE of stripes is therefore on another scale; SPC is not concerned.
-    - Of timm's six stages of VGG16 the readout sees the first five, each before its pooling: the
-      paper counts five, without saying where. Without padding (``valid``) the deepest of them has
-      2 × 2 places at 224 px, and the sixth, after the last pooling, would have but one.
+    It follows the paper and its authors' code, and says where it doesn't, see
+    :meth:`Reproduction.differences`.
 
     References
     ----------
@@ -142,10 +133,12 @@ def reproduce(
     counts = chosen.train_images, chosen.test_images
     shares = {"train_images": counts[0], "test_images": counts[1]}
     head = readout_spec(replace(chosen, progress=False))
+    if chosen.readout == PoseNet.name:
+        head = replace(head, params={"align_corners": False})
     pick_device(chosen.device)
     if folder is not None:
         check_folder(Path(folder))
-    source = Leaves(size, seed) if images is None else Photos(images, size, seed, **shares)
+    source = Leaves(size, seed) if images is None else WholePhotos(images, size, seed, **shares)
     trained_on = LEAVES if images is None else PHOTOGRAPHS
     tested = {
         trained_on: source,
@@ -169,6 +162,7 @@ def reproduce(
             "device": str(chosen.device),
         },
         "backbones": [],
+        "maps": formulas(TARGETS),
         "warnings": [],
         "versions": versions(),
         **clock.times(),
@@ -179,6 +173,7 @@ def reproduce(
         "seed": seed,
         "device": chosen.device,
         "image_size": size,
+        **_NO_NORMALISATION,
     }
     for row in rows:
         found: dict[tuple[str, str], pd.DataFrame] = {}
@@ -221,9 +216,14 @@ def _chosen(models: str | Sequence[str] | None) -> tuple[Row, ...]:
     return PIXEL_ROWS, *named
 
 
+_NO_NORMALISATION: dict[str, Any] = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+"""The authors' code feeds images in [0, 1]."""
+
+
 def _pixels() -> Backbone:
     """A network that hands on the image as it is."""
-    return load_backbone(nn.Sequential(nn.Identity()), "given", name=PIXELS)
+    pixels = nn.Sequential(nn.Identity())
+    return load_backbone(pixels, "given", name=PIXELS, **_NO_NORMALISATION)
 
 
 def _origin(row: Row, backbone: Backbone) -> dict[str, Any]:
@@ -272,9 +272,26 @@ def _measure(
             fit(job, condition)
             for stimuli, part in parts.items():
                 test(part, [condition], bar)
-                score(condition)
-                scored = condition.scored[CONCAT]
+                scored = _scored(condition)
                 yield stimuli, score_rows(scored, None, False, job.seed, part.scenes)
+
+
+def _scored(condition: Condition) -> Scored:
+    """Scores of the last test images: of PosENet at the image's pixels, else at its places."""
+    readout = condition.readouts[CONCAT]
+    if not isinstance(readout, PoseNet):
+        score(condition)
+        return condition.scored[CONCAT]
+    truth = condition.truths[CONCAT]
+    size, count = truth.image_size, len(truth.targets)
+    pixels = np.stack([target_map(target, *size) for target in truth.targets])
+    at_pixels = replace(truth, maps=pixels, order=None)
+    batches = [
+        score_layer(readout.upsample(torch.from_numpy(maps[None, :count]), size).numpy(), at_pixels)
+        for batch in condition.predictions[CONCAT]
+        for maps in batch
+    ]
+    return replace(batches[0], values=np.concatenate([batch.values for batch in batches]))
 
 
 def _rows(

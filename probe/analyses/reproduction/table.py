@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from ...files import json_bytes, reading, write_files
+from ...targets import note_earlier_targets
 from ...text import interval, number_text, short_name
 from .page import page
-from .published import COLUMNS, LEAVES, MEASURED, NEEDS_IMAGES, PIXELS
+from .published import COLUMNS, LEAVES, MEASURED, NEEDS_IMAGES, PIXELS, differences
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class Reproduction:
                 "photographs: give a folder of them (--images FOLDER) for a like comparison."
             )
         return sentences
+
+    def differences(self) -> list[str]:
+        """Say what differs from the paper, one point at a time."""
+        return differences(self.provenance)
 
     def missing(self) -> dict[str, str]:
         """Rows without any measured value, and why."""
@@ -126,6 +131,7 @@ def load_reproduction(folder: str | Path) -> Reproduction:
         provenance = json.loads((folder / "reproduction.json").read_text(encoding="utf-8"))
         content = io.BytesIO((folder / "reproduction.csv").read_bytes())
         table = pd.read_csv(content, dtype=DTYPES, keep_default_na=False, na_values=_NO_NUMBER)
+        note_earlier_targets(provenance, table["target"], folder)
         return Reproduction(table[COLUMNS], provenance)
 
 
