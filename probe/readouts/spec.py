@@ -45,7 +45,7 @@ class ReadoutSpec:
     concat: bool = cast(bool, None)
     seed: int = 0
     progress: bool = False
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.kernel is None:

@@ -24,6 +24,7 @@ from probe.runner import job
 from probe.scores.metrics import METRICS
 
 SMALL = {"train_images": 16, "test_images": 16, "image_size": 32, "progress": False}
+LITE = "tf_efficientnet_lite0"
 NUMBERS = ["value", "low", "high"]
 
 
@@ -191,12 +192,22 @@ class Blocks(nn.Module):
         return self.last(nn.functional.pad(x, (1, 1, 1, 1)))
 
 
+def test_a_stage_that_ends_after_the_layer_gives_it_nothing():
+    """In EfficientNet's ``feature_info`` blocks.5 belongs to the stage that blocks.6 ends."""
+    options = SMALL | {"image_size": 64, "train_images": 4, "test_images": 8}
+    found = attribute(LITE, "blocks.5.1", weights="random", groups="stages", **options)
+    units = list(dict.fromkeys(found.table.loc[found.table["kind"] == "stage", "unit"]))
+    assert units == [
+        *("conv_stem, blocks.0", "blocks.1", "blocks.2", "blocks.3, blocks.4", "blocks.5")
+    ]
+
+
 @pytest.mark.parametrize(
     ("groups", "units"),
     [
         ("calls", ["stem", "pool", *(f"blocks.{b}.{c}" for b in "01" for c in "02"), "(forward)"]),
         ("blocks", ["stem", "pool", "blocks.0", "blocks.1", "(forward)"]),
-        ("stages", ["pool", "blocks.1", "(forward)"]),
+        ("stages", ["stem, pool", "blocks.0, blocks.1", "(forward)"]),
     ],
 )
 def test_calls_go_together_as_asked(groups, units):
@@ -208,7 +219,8 @@ def test_calls_go_together_as_asked(groups, units):
     assert list(dict.fromkeys(mine["unit"])) == units
     functions = mine.drop_duplicates("unit").set_index("unit")["function"]
     assert functions["(forward)"] == "pad"
-    assert functions["pool"] == ("conv2d, max_pool2d" if groups == "stages" else "max_pool2d")
+    stem = functions[[u for u in units if u.endswith("pool")]].tolist()
+    assert stem == (["conv2d, max_pool2d"] if groups == "stages" else ["max_pool2d"])
 
 
 def test_one_module_that_pads_twice_is_one_unit():
@@ -499,8 +511,9 @@ def test_the_trained_network_has_its_position_from_top_and_bottom(lite):
     assert spc["original", "all"] > 0.9
     assert abs(spc["circular", "none"]) < 0.15
     units = found.table.loc[found.table["kind"] == "stage", "unit"]
-    assert list(dict.fromkeys(units)) == [f"blocks.{n}" for n in (0, 1, 2, 4, 6)]
-    assert spc["blocks.6", "only"] > 0.8  # whose part before the layer is blocks.5
+    names = ["conv_stem, blocks.0", "blocks.1", "blocks.2", "blocks.3, blocks.4", "blocks.5"]
+    assert list(dict.fromkeys(units)) == names
+    assert spc["blocks.5", "only"] > 0.8
     for side in ("top", "bottom"):
         assert spc[side, "only"] > 0.8
     for side in ("left", "right"):

@@ -186,7 +186,7 @@ def attribute(
         What goes together as one unit: ``calls`` (the padded calls of one module), ``blocks`` (of
         one block, see :func:`probe.layers.choose_layers`; calls outside any block stay apart) or
         ``stages`` (all that run after one stage of timm's ``feature_info`` ended, until the next
-        one, whose name they have).
+        one did or the layer fired; their name says which modules they are in).
     share : bool
         Whether to play outputs again; without, the same numbers take longer.
     {options}

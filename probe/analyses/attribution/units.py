@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from ...borders.calls import Call
 from ...borders.mode import padding
 from ...errors import ProbeError
 
-_ITSELF = "(forward)"  # calls in the model's own code, outside all of its modules
+OWN_CODE = "(forward)"  # calls in the model's own code, outside all of its modules
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def find_units(
     for tick, call in calls:
         home.setdefault(str(call), unit_of(tick, call))
         calls_of.setdefault(home[str(call)], []).append((tick, call))
+    unit_names = _unit_names({k: [str(c) for _, c in ticked] for k, ticked in calls_of.items()})
     units = [
         Unit(
             name,
@@ -90,7 +91,7 @@ def find_units(
             tuple(dict.fromkeys(call.function for _, call in ticked)),
             ticked[0][0],
         )
-        for name, ticked in calls_of.items()
+        for name, ticked in zip(unit_names, calls_of.values(), strict=True)
     ]
     runs = {
         name: ends[0][0]
@@ -103,12 +104,34 @@ def find_units(
 def _grouping(
     backbone: Backbone, groups: str, ended: Mapping[str, Sequence[tuple[int, bool]]]
 ) -> Callable[[int, Call], str]:
-    """How a call at some tick finds the unit that it belongs to."""
+    """How a call at some tick finds the key of the unit that it belongs to."""
     members = [] if groups == "calls" else choose_layers(backbone.model, groups, backbone.name)[0]
     if groups == "stages":
         ends = sorted((ended[name][-1][0], name) for name in members if name in ended)
-        return lambda tick, call: next((name for t, name in ends if t > tick), call or _ITSELF)
+        return lambda tick, call: next(
+            (name for t, name in ends if t > tick), str(call) or OWN_CODE
+        )
     blocks = sorted(members, key=len, reverse=True)
     return lambda tick, call: next(
-        (b for b in blocks if f"{call}.".startswith(f"{b}.")), str(call) or _ITSELF
+        (b for b in blocks if f"{call}.".startswith(f"{b}.")), str(call) or OWN_CODE
     )
+
+
+def _unit_names(calls_of: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    """Name each unit by the modules that it holds, as deep as its key lies in the network.
+
+    A stage's key may be the name of a module that runs after the probed layer; what it holds is
+    what ran before.
+    """
+    taken: set[str] = set()
+    for key, calls in calls_of.items():
+        paths = [call.split(".") for call in dict.fromkeys(calls)]
+        for depth in range(1 + key.count("."), 1 + max(map(len, paths)) + 1):
+            held = list(dict.fromkeys(".".join(path[:depth]) or OWN_CODE for path in paths))
+            name = ", ".join(held) if len(held) < 4 else f"{held[0]} … {held[-1]}"
+            if name not in taken:
+                break
+        else:
+            name = f"{name} ({key})"
+        taken.add(name)
+        yield name
