@@ -9,10 +9,10 @@ from .choice import PRESETS as PRESETS
 from .choice import choose_layers as choose_layers
 from .choice import glob as glob
 from .choice import total_stride as total_stride
+from .hooks import evaluating as evaluating
+from .hooks import hooked as hooked
 from .layer import GridLayer as GridLayer
 from .layer import Layer as Layer
 from .probed import ProbedLayers as ProbedLayers
-from .probed import evaluating as evaluating
-from .probed import hooked as hooked
 from .probed import probe_layers as probe_layers
 from .weights import WHEELS as WHEELS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -35,7 +35,8 @@ def choose_layers(
         a warning), ``blocks`` (residual blocks, transformer blocks and the like: the smallest
         modules of more than one weighted layer that stand in a stage), ``convs`` (every
         convolution), or module names and globs: ``*`` within one dotted part of a name, ``**``
-        across parts. Where a module has the name of a preset, the preset is meant.
+        across parts. ``name:0``, ``name:1``, … are single calls of a module that runs several times
+        for each image. Where a module has the name of a preset, the preset is meant.
     label : str
         What messages call the model.
 
@@ -60,7 +61,7 @@ def choose_layers(
     for pattern in wanted:
         if pattern in PRESETS:
             found = _preset(model, pattern, modules, label)
-        elif pattern in modules:
+        elif split_call(pattern, modules)[0] in modules:
             found = [pattern]
             exact.add(pattern)
         else:
@@ -95,6 +96,14 @@ def glob(pattern: str) -> re.Pattern[str]:
         return re.compile(expression)
     except re.error as error:
         raise ProbeError(f"pattern {pattern!r} can't be read: {error}") from None
+
+
+def split_call(name: str, modules: Collection[str]) -> tuple[str, int | None]:
+    """Split ``v1:0`` into a module's name and the number of one of its calls."""
+    module, colon, call = name.rpartition(":")
+    if name not in modules and colon and call.isdecimal() and module in modules:
+        return module, int(call)
+    return name, None
 
 
 def total_stride(model: nn.Module, default: int = 32) -> int:

@@ -28,19 +28,27 @@ class Layer:
     Attributes
     ----------
     name : str
-        Its name in ``model.named_modules()``.
+        Its name in ``model.named_modules()``; ``name:0``, ``name:1``, … where a module that runs
+        several times for each image is probed in one of its calls.
     depth : int
         Its rank in order of execution among the probed layers, from 1.
     channels, height, width : int
         Of its feature map.
     layout : str
-        How the module returns it: ``NCHW``, ``NHWC``, ``NLC`` (tokens) or ``NCL``.
+        How the module returns it, a letter for each axis: N images, C channels, H rows, W columns,
+        L tokens, T blocks of tokens; such as ``NCHW``, ``NHWC``, ``NLC``, ``LNC``, ``NTLC``.
     prefix : int
         Tokens before those of the places, such as a class token.
     image_size : (int, int)
         Height and width in pixels of the images behind.
     inset : (float, float)
         Pixels at the top and bottom, and at the left and right, that the map leaves out.
+    suffix : int
+        Tokens after those of the places.
+    order : tuple of int
+        Which token stands for each place, row by row; empty if the tokens are in this order.
+    decided : str
+        How the layout was found out, in words.
     """
 
     name: str
@@ -52,6 +60,9 @@ class Layer:
     prefix: int
     image_size: tuple[int, int]
     inset: tuple[float, float] = (0.0, 0.0)
+    suffix: int = 0
+    order: tuple[int, ...] = ()
+    decided: str = ""
 
     @property
     def places(self) -> tuple[int, int]:
@@ -84,16 +95,20 @@ class Layer:
 
     def canonical(self, output: Any, batch: int | None = None) -> Tensor:
         """See the module's output as ``(B, C, H, W)``, whatever its layout; a view."""
-        x = first_tensor(output, batch)
+        x = first_tensor(output, batch, self.layout.index("N"), len(self.layout))
         assert x is not None  # the dry run saw one
         if self.layout == "NCHW":
             return x
-        if self.layout == "NHWC":
-            return x.permute(0, 3, 1, 2)
-        if self.layout == "NCL":
-            x = x.transpose(1, 2)
-        x = x[:, self.prefix :]
-        return x.transpose(1, 2).reshape(len(x), self.channels, self.height, self.width)
+        if "H" in self.layout:
+            return x.permute([self.layout.index(letter) for letter in "NCHW"])
+        return self.of_tokens(as_tokens(x, self.layout))
+
+    def of_tokens(self, tokens: Tensor) -> Tensor:
+        """Lay all tokens of a layer, shape (B, L, C), out as ``(B, C, H, W)``."""
+        x = tokens[:, self.prefix : self.prefix + self.height * self.width]
+        if self.order:
+            x = x[:, torch.tensor(self.order, device=x.device)]
+        return x.transpose(1, 2).reshape(len(x), x.shape[2], self.height, self.width)
 
     def reduce(self, x: Tensor) -> Tensor:
         """Average a map ``(B, C, H, W)`` over equal windows, one for each place.
@@ -184,10 +199,25 @@ def _averaging(cells: int, pixels: int, inset: float) -> NDArray[np.float64]:
     return covered / covered.sum(1, keepdims=True)
 
 
-def first_tensor(output: Any, batch: int | None = None) -> Tensor | None:
-    """Return the first tensor in what a module returned, best one of so many images, or None."""
+def as_tokens(x: Tensor, layout: str) -> Tensor:
+    """See a tensor as ``(B, places, C)``, its places in the order of its axes."""
+    places = [axis for axis, letter in enumerate(layout) if letter not in "NC"]
+    return x.permute(layout.index("N"), *places, layout.index("C")).flatten(1, -2)
+
+
+def first_tensor(
+    output: Any, batch: int | None = None, axis: int = 0, rank: int | None = None
+) -> Tensor | None:
+    """Return the first tensor in what a module returned, best one of so many images, or None.
+
+    Images are counted along ``axis``; with a ``rank``, one of so many axes is best.
+    """
     tensors = list(all_tensors(output))
-    fitting = (t for t in tensors if batch is not None and t.ndim and t.shape[0] == batch)
+    fitting = (
+        t
+        for t in tensors
+        if batch is not None and t.ndim > axis and t.shape[axis] == batch and rank in (None, t.ndim)
+    )
     return next(fitting, next(iter(tensors), None))
 
 

@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 from ..backbones.backbone import Backbone
 from ..backbones.choice import total_stride
+from ..backbones.dryrun import ReadLayers, read_layers
+from ..backbones.hooks import evaluating, hooked, takes_hooks
 from ..backbones.layer import Layer, first_tensor
-from ..backbones.probed import ProbedLayers, describe, evaluating, hooked
+from ..backbones.probed import ProbedLayers
+from ..backbones.reading import reread
 from ..errors import ProbeError, ProbeWarning
 from ..stimuli.source import stretch
 from ..variants.canvas import find_margin, padding_leakage
@@ -50,6 +53,7 @@ class CertificationTarget:
     seed: int = 0
     _plain: _Measurement | None = None
     _inventory: pd.DataFrame | None = None
+    _read: ReadLayers | None = None
 
     @property
     def inventory(self) -> pd.DataFrame:
@@ -59,6 +63,20 @@ class CertificationTarget:
                 x = self.backbone.normalise(self.images)
                 self._inventory = take_inventory(self.backbone.model, x, self.probed.entry)
         return self._inventory
+
+    @property
+    def everything(self) -> ReadLayers:
+        """How the outputs of all modules lie over the image."""
+        if self._read is None:
+            model = self.backbone.model
+            names = [name for name, m in model.named_modules() if name and takes_hooks(m)]
+            x = self.backbone.normalise(self.images)
+            self._read = read_layers(model, names, x, self.backbone.name, self._names)
+        return self._read
+
+    @property
+    def _names(self) -> list[str]:
+        return [layer.name for layer in self.probed.layers]
 
     @property
     def resampled_alone(self) -> bool:
@@ -188,19 +206,18 @@ class CertificationTarget:
         pair = torch.cat([self.images, torch.roll(self.images, shift, (2, 3))])
         with ExitStack() as stack:
             if watch is not None and seen.variant.torus:
-                names = [
-                    name
-                    for name, module in self.backbone.model.named_modules()
-                    if name and not isinstance(module, torch.jit.ScriptModule)  # takes no hooks
-                ]
-                look = partial(self._look, seen, shift, watch, broken, ran)
+                outputs = self.everything.outputs
+                layers = {name: layer for name, layer, _ in outputs if layer}
+                look = partial(self._look, seen, shift, watch, broken, ran, layers)
+                names = [name for name, _, _ in outputs]
                 stack.enter_context(hooked(self.backbone.model, names, look))
             out = seen.run(self.backbone, stretch(pair, seen.margin), compare, seed=self.seed)
         if isinstance(out, Tensor) and seen.variant.torus and not seen.margin:
             size = self.probed.layers[0].image_size
-            layer = describe(self.backbone.model, "output", 0, tuple(out.shape), 2, size)
-            if layer is not None and max(layer.places) > 1 and _whole_places(layer, shift):
-                compare(layer, layer.canonical(out))
+            whole, shape = self.everything.whole, tuple(out.shape)
+            layer = whole and reread(whole, self.backbone.model, shape, 2, size)
+            if layer and max(layer.places) > 1 and _whole_places(layer, shift):
+                compare(replace(layer, name="output"), layer.canonical(out, 2))
         ordered = {layer.name: residuals[layer.name] for layer in seen.layers} | residuals
         values = list(ordered.values())
         residual = math.nan if any(map(math.isnan, values)) else max(values)
@@ -213,20 +230,25 @@ class CertificationTarget:
         threshold: float,
         broken: list[str],
         ran: list[str],
+        layers: Mapping[str, Layer],
         name: str,
         output: Any,
     ) -> None:
         """Note a module if it is the first whose output does not move with the image."""
-        if not broken:
-            ran.append(name)
-        tensor = first_tensor(output, 2)
-        if broken or tensor is None or not tensor.is_floating_point():
+        if broken:
+            return
+        ran.append(name.partition(":")[0])
+        known = layers.get(name)
+        if known is None:
+            return
+        tensor = first_tensor(output, 2, known.layout.index("N"), len(known.layout))
+        if tensor is None or not tensor.is_floating_point():
             return
         size, inner = seen.probed.layers[0].image_size, self.probed.layers[0].image_size
-        layer = describe(self.backbone.model, name, 0, tuple(tensor.shape), 2, size)
+        layer = reread(known, self.backbone.model, tuple(tensor.shape), 2, size)
         if layer is None or layer.height * layer.width == 1:
             return
-        features = layer.canonical(tensor)
+        features = layer.canonical(tensor, 2)
         if seen.margin:
             sides = zip((layer.height, layer.width), inner, size, strict=True)
             height, width = (cells * probed // pixels for cells, probed, pixels in sides)

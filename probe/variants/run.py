@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.backbone import Backbone
-from ..backbones.layer import Layer
-from ..backbones.probed import ProbedLayers, describe
+from ..backbones.layer import Layer, as_tokens
+from ..backbones.probed import ProbedLayers
+from ..backbones.reading import describe
 from ..borders.mode import padding
-from ..errors import ProbeError, ProbeWarning
+from ..errors import ProbeError
 from ..stimuli.source import stretch
 from .follower import EMBEDDING, Follower, Source
 from .removals import REMOVALS
@@ -35,29 +35,19 @@ class Embeddings:
         if source.kind != EMBEDDING:
             return c
         shape = (1, *x.shape[1:])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ProbeWarning)
-            layer = describe(self.model, "", 1, shape, 1, self.image_size)
+        layer = describe(Layer("", 1, 0, 0, 0, "", 0, self.image_size), self.model, shape)
         if layer is None:
             return c
         c = c[:1] if c.ndim == x.ndim else c
-        full = c.expand(shape).clone()
-        if layer.layout == "NCHW":
-            places = full.flatten(2).transpose(1, 2)
-        elif layer.layout == "NHWC":
-            places = full.flatten(1, 2)
-        else:
-            tokens = full if layer.layout == "NLC" else full.transpose(1, 2)
-            places = tokens[:, layer.prefix :]
+        tokens = as_tokens(c.expand(shape), layer.layout).clone()
+        last = tokens.shape[1] - layer.suffix
+        places = tokens[:, layer.prefix : last]
         stream = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(places.shape[1], generator=stream).to(places.device)
-        places = REMOVALS[self.how].change(places, order)
-        if layer.layout == "NCHW":
-            return places.transpose(1, 2).reshape(shape)
-        if layer.layout == "NHWC":
-            return places.reshape(shape)
-        tokens = torch.cat([tokens[:, : layer.prefix], places], 1)
-        return tokens if layer.layout == "NLC" else tokens.transpose(1, 2)
+        tokens[:, layer.prefix : last] = REMOVALS[self.how].change(places, order)
+        if layer.layout[1] == "C":
+            tokens = tokens.transpose(1, 2)
+        return tokens.reshape(shape)
 
 
 @contextmanager

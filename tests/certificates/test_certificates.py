@@ -485,14 +485,14 @@ def test_a_module_is_left_as_it_was(tiny, variant, kind):
     same(before, state(model))
 
 
-@pytest.mark.parametrize("runs", range(1, 8))
+@pytest.mark.parametrize("runs", range(1, 11))
 def test_a_module_is_left_as_it_was_after_an_exception(tiny, runs):
     model = Copyless(OrderedDict(stages=tiny.stages, fragile=Fragile(runs)))
     before = state(model)
     try:
         seen = probe.certify(model, "reflect", layers=["stages.2"], image_size=64)
     except (probe.ProbeError, RuntimeError):
-        assert runs < 7
+        assert runs < 9
     else:
         assert not seen.passed
     same(before, state(model))

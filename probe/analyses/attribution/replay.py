@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -16,10 +15,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...backbones.backbone import Backbone
 from ...backbones.layer import Layer, all_tensors, first_tensor
-from ...backbones.probed import ProbedLayers, describe, hooked
+from ...backbones.probed import ProbedLayers, hooked
+from ...backbones.reading import reread
 from ...borders.mode import padding
 from ...borders.rules import SIDES
-from ...errors import ProbeError, ProbeWarning
+from ...errors import ProbeError
 from ...variants.run import VariantRun
 from ...variants.variant import Variant
 from .units import Kept, Runs, Unit
@@ -164,13 +164,12 @@ class ReplayedNetwork:
 
     def seen(self, output: Any, count: int, kept: Kept) -> Layer:
         """Return the layer as it is in a pass, from its output for so many images."""
-        layer, tensor = self.layer, first_tensor(output, count)
+        layer = self.layer
+        tensor = first_tensor(output, count, layer.layout.index("N"), len(layer.layout))
         shape = () if tensor is None else tuple(tensor.shape)
         if layer.layout == "NCHW" and shape[1:] == (layer.channels, layer.height, layer.width):
             return layer
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ProbeWarning)  # probe_layers has said it
-            seen = describe(self.backbone.model, layer.name, 1, shape, count, layer.image_size)
+        seen = reread(layer, self.backbone.model, shape, count, layer.image_size)
         if seen is None or max(seen.places) == 1:
             raise ProbeError(
                 f"layer {layer.name!r} of {self.backbone.name} can't be probed with {kept.words}: "
