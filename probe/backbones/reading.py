@@ -151,11 +151,10 @@ def decide(
     if not candidates:
         return None, nothing
     if len(seen.shape) == 4 and candidates[0].decided.startswith("guess"):
-        candidates = [c for c in candidates if _whole_strides(c)]
-        if not candidates:
-            return None, nothing
+        candidates = [c for c in candidates if _whole_strides(c)] or candidates
     few = candidates[0].height * candidates[0].width < FEW_PLACES
-    if best < WRONG and not few and _partly_still(seen):
+    rows = "H" in candidates[0].layout  # and columns, which nothing shuffles
+    if best < WRONG and not few and not rows and _partly_still(seen):
         return None, f"returns a tensor of shape {seen.shape}, not in the order of the image"
     return candidates[0], ""
 
@@ -181,6 +180,8 @@ def readings(
             order=more.get("order", ()),
         )
 
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[-1]  # whose output it is
     kind = type(module).__name__
     first = isinstance(module, _CHANNELS_FIRST)
     last = type(module) in _CHANNELS_LAST

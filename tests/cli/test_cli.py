@@ -451,11 +451,12 @@ def test_attribute_writes_table_and_figure_and_a_section_into_the_report(command
     assert "Who put it there" in (folder / "report.html").read_text()
     other = ["random:1" if word == "random" else word for word in small]
     assert command("run", "test_resnet", *other, *counts).returncode == 0
-    assert "Who put it there" not in (folder / "report.html").read_text()
-    assert probe.load(folder).attribution is None
+    (beside,) = tmp_path.glob("test_resnet-*")
+    assert "Who put it there" not in (beside / "report.html").read_text()
+    assert probe.load(beside).attribution is None
     done = command("attribute", "test_resnet", "--layer", "no.such", *small)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
+    assert "\nerror: " in f"\n{done.stderr}"
 
 
 def test_studies_are_written_resumed_and_on_the_ladder(command, tmp_path):

@@ -140,12 +140,7 @@ def reproduce(
         check_folder(Path(folder))
     source = Leaves(size, seed) if images is None else WholePhotos(images, size, seed, **shares)
     trained_on = LEAVES if images is None else PHOTOGRAPHS
-    tested = {
-        trained_on: source,
-        "black": Constant(size, seed, name="black"),
-        "white": Constant(size, seed, name="white"),
-        "noise": GaussianNoise(size, seed),
-    }
+    tested = {trained_on: source, **_without_content(size, seed)}
     provenance: dict[str, Any] = {
         "paper": paper,
         "title": PAPERS[paper],
@@ -200,6 +195,12 @@ def reproduce(
     for message in source.cautions:
         warnings.warn(message, ProbeWarning, stacklevel=3)
     return Reproduction(_beside(tables), provenance)
+
+
+def _without_content(size: tuple[int, int], seed: int) -> dict[str, Stimuli]:
+    """The paper's other test images."""
+    uniform = {name: Constant(size, seed, name=name) for name in ("black", "white")}
+    return {**uniform, "noise": GaussianNoise(size, seed)}
 
 
 def _chosen(models: str | Sequence[str] | None) -> tuple[Row, ...]:
