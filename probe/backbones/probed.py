@@ -31,11 +31,14 @@ class ProbedLayers:
         The method to call: ``forward_features``, or ``forward`` where a layer needs more.
     memory_format : torch.memory_format
         Of the input. Channels last is the faster one for most convolutional networks on a CPU.
+    cautions : tuple of str
+        What was left out and why, and which layers' layout is a guess.
     """
 
     layers: tuple[Layer, ...]
     entry: str
     memory_format: torch.memory_format
+    cautions: tuple[str, ...] = ()
 
     def run(self, model: nn.Module, x: Tensor, receive: Callable[[Layer, Tensor], None]) -> Any:
         """Run the model; hand each layer's map ``(B, C, H, W)`` over as soon as it is there.
@@ -128,20 +131,20 @@ def probe_layers(
     if not probed:
         why = f": {'; '.join(told[:3])}" if told else ""
         raise ProbeError(f"none of the layers {layers!r} of {label} can be probed{why}")
+    cautions = []
     if told:
         more = f"; and {len(told) - 5} more reasons" if len(told) > 5 else ""
-        _warn(f"layers of {label} left out: {'; '.join(told[:5])}{more}")
+        cautions.append(f"layers of {label} left out: {'; '.join(told[:5])}{more}")
     guesses = [layer for layer in probed if layer.decided.startswith("guess")]
     if guesses:
         words = [f"{g.name} ({g.height} × {g.width} × {g.channels} channels)" for g in guesses]
-        _warn(f"how these layers of {label} lie over the image is a guess: {_some(words, 3)}")
-    return ProbedLayers(tuple(probed), read.entry, read.memory_format)
+        shown = _some(words, 3)
+        cautions.append(f"how these layers of {label} lie over the image is a guess: {shown}")
+    for message in cautions:
+        warnings.warn(message, ProbeWarning, stacklevel=2)
+    return ProbedLayers(tuple(probed), read.entry, read.memory_format, tuple(cautions))
 
 
 def _some(names: Sequence[str], count: int) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, ProbeWarning, stacklevel=3)

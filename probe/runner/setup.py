@@ -91,8 +91,8 @@ class Opened:
 
     @property
     def cautions(self) -> list[str]:
-        """What a reader of results should know of the weights."""
-        return cautions_of(self.backbones)
+        """What a reader of results should know of the weights and the layers."""
+        return [*cautions_of(self.backbones), *self.probed.cautions]
 
     @property
     def size(self) -> tuple[int, int]:

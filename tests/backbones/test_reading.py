@@ -185,3 +185,10 @@ class Shuffle(nn.Module):
 def test_tokens_out_of_order_are_refused():
     with pytest.raises(probe.ProbeError, match="not in the order of the image"):
         probed(Shuffled(), ["shuffle"], 128)
+
+
+def test_what_was_left_out_stands_in_the_result():
+    options = {"train_images": 4, "test_images": 4, "image_size": 32, "progress": False}
+    with pytest.warns(probe.ProbeWarning, match="stage1"):
+        got = probe.run(CallsForward(), layers=["stage*"], **options)
+    assert any("stage1 (never runs itself" in said for said in got.provenance["warnings"])
