@@ -42,6 +42,8 @@ def known_model(name: str) -> str:
 def expand_models(patterns: Sequence[str]) -> list[str]:
     """Expand globs such as ``tf_efficientnet_lite*`` to timm's names, in order, without repeats.
 
+    A glob with a dot, such as ``resnet50.*``, goes over names with pretrained tags.
+
     Raises
     ------
     ProbeError
@@ -52,11 +54,16 @@ def expand_models(patterns: Sequence[str]) -> list[str]:
         if not any(c in pattern for c in "*?["):
             names[pattern] = None
             continue
-        found = timm.list_models(pattern)
-        if not found:
+        matching = _matching(pattern)
+        if not matching:
             raise ProbeError(f"no timm model matches {pattern!r}: see `probe models`")
-        names.update(dict.fromkeys(found))
+        names.update(dict.fromkeys(matching))
     return list(names)
+
+
+def _matching(pattern: str) -> list[str]:
+    known = timm.list_pretrained() if "." in pattern else timm.list_models()
+    return [name for name in known if fnmatchcase(name, pattern)]
 
 
 def available(pattern: str = "*") -> pd.DataFrame:
@@ -65,7 +72,7 @@ def available(pattern: str = "*") -> pd.DataFrame:
     Parameters
     ----------
     pattern : str
-        A glob over timm's names.
+        A glob over timm's names; with a dot in it, over names with pretrained tags.
 
     Returns
     -------
@@ -74,9 +81,7 @@ def available(pattern: str = "*") -> pd.DataFrame:
         empty) and ``offline`` (where its pretrained weights lie on this machine, or empty).
     """
     rows = []
-    for name in timm.list_models():
-        if not fnmatchcase(name, pattern):
-            continue
+    for name in _matching(pattern):
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
         entry = config.to_dict() if config is not None else {}
         has_weights = any(entry.get(k) for k in ("url", "file", "hf_hub_id"))

@@ -174,7 +174,11 @@ def split_items(values: Iterable[str]) -> list[str]:
     """Split at commas, but not inside the brackets of a glob nor the path of a file."""
     items: list[str] = []
     for value in values:
-        items += [value] if _exists(value) else re.split(r",(?![^\[]*\])", value)
+        items += (
+            [value]
+            if _exists(value.removeprefix("local-dir:"))
+            else re.split(r",(?![^\[]*\])", value)
+        )
     return [item.strip() for item in items if item.strip()]
 
 

@@ -18,6 +18,7 @@ import torch
 import probe
 from probe.analyses.survey.table import load_survey
 from probe.cli.main import main
+from probe.cli.options import split_items
 
 ROOT = Path(__file__).parent.parent.parent
 NAME = "mobilenetv3_small_050"
@@ -539,3 +540,17 @@ def test_a_run_with_other_options_is_written_beside(command, tmp_path):
     assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 2
     index = (tmp_path / "index.html").read_text()
     assert index.count("report.html") >= 2
+
+
+def test_globs_over_pretrained_tags(command):
+    done = command("models", "resnet50.*")
+    assert done.returncode == 0, done.stderr
+    assert "resnet50.a1_in1k" in done.stdout and "resnet50d" not in done.stdout
+    assert probe.backbones.expand_models(["resnet10t.*"]) == ["resnet10t.c3_in1k"]
+
+
+def test_a_local_folder_with_a_comma_in_its_name_is_one_model(tmp_path):
+    folder = tmp_path / "a b,c"
+    folder.mkdir()
+    name = f"local-dir:{folder}"
+    assert split_items([name, "resnet18,resnet34"]) == [name, "resnet18", "resnet34"]
