@@ -137,9 +137,9 @@ def load_backbone(
                 f"weights {str(weights)!r} were asked for, but a module brings its own: "
                 'leave weights out (they are "given"), or pass a timm name'
             )
-        network, origin = model, Origin("the module passed in")
-        label = name or type(model).__name__
-        here = next(_tensors(model), torch.empty(0)).device
+        network, origin = unwrapped(model), Origin("the module passed in")
+        label = name or type(network).__name__
+        here = next(_tensors(network), torch.empty(0)).device
         if device != "auto" and pick_device(device).type != here.type:
             raise ProbeError(
                 f"the module is on {here}, but device {str(device)!r} was asked for: "
@@ -167,6 +167,16 @@ def load_backbone(
         config=config,
         caution=origin.caution,
     )
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network in DataParallel and in what ``torch.compile`` returns."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def input_size(config: Mapping[str, Any], stride: int) -> tuple[int, int]:

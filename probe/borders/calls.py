@@ -72,6 +72,10 @@ Names = dict[int, tuple[nn.Module, dict[int, str]]]
 """Names of the modules inside the outermost ones that were seen, by identity."""
 
 
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+"""Modules that run another one on several devices; not part of the network."""
+
+
 def module_path(names: Names) -> str:
     """Path of the innermost module whose code is running, in the outermost one that holds it.
 
@@ -80,6 +84,8 @@ def module_path(names: Names) -> str:
     """
     modules = list(_running_modules())
     for outermost in reversed(modules):
+        if isinstance(outermost, WRAPPERS):
+            continue
         if id(outermost) not in names:
             inside = {id(module): name for name, module in outermost.named_modules()}
             names[id(outermost)] = (outermost, inside)

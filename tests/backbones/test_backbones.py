@@ -244,3 +244,19 @@ def test_fixed_sizes_are_built_for_or_refused():
             "vgg11", weights="random", image_size=16,
             train_images=2, test_images=2, progress=False,
         )  # fmt: skip
+
+
+def test_wrappers_around_a_network_are_taken_off():
+    net = timm.create_model("resnet10t").eval()
+    options = {"image_size": 32, "train_images": 4, "test_images": 4, "progress": False}
+    options |= {"variants": "original", "targets": ["vertical"]}
+    plain = probe.run(net, **options)
+    for wrapped in (nn.DataParallel(net), torch.compile(net), nn.DataParallel(torch.compile(net))):
+        got = probe.run(wrapped, **options)
+        assert got.layers == plain.layers and got.model == plain.model == "ResNet"
+        assert got.table.equals(plain.table)
+        assert got.provenance["backbones"] == plain.provenance["backbones"]
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad(), probe.padding("circular", where="layer1*") as mode:
+        nn.DataParallel(net)(x)
+    assert set(mode.rewritten["module"].str.partition(".")[0]) == {"layer1"}
