@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,11 @@ def first_line(error: BaseException) -> str:
 
 
 def short_name(weights: str) -> str:
-    """Weights as figures name them: the file's name of a path."""
-    return Path(weights).name if "/" in weights or "\\" in weights else weights
+    """Weights as figures name them: of a path the file's name after its folder's.
+
+    Checkpoints of several trainings are often called alike, each in a folder of its own.
+    """
+    return "/".join(re.split(r"[/\\]", weights)[-2:]).lstrip("/")
 
 
 def number_text(value: Any, form: str = ".2f") -> str:

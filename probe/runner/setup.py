@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from ..stimuli.opening import open_stimuli
 from ..stimuli.scenes import scene_size
 from ..stimuli.source import Stimuli
 from ..targets import formulas
+from ..text import short_name
 from ..variants.canvas import find_margin
 from ..variants.run import open_variant
 from ..variants.variant import Variant, parse_variant
@@ -92,7 +94,13 @@ class Opened:
     @property
     def cautions(self) -> list[str]:
         """What a reader of results should know of the weights and the layers."""
-        return [*cautions_of(self.backbones), *self.probed.cautions]
+        shown = Counter(short_name(backbone.weights) for backbone in self.backbones)
+        alike = [
+            f"several weights are shown as {name}; the table has their whole paths"
+            for name, count in shown.items()
+            if count > 1
+        ]
+        return [*cautions_of(self.backbones), *self.probed.cautions, *alike]
 
     @property
     def size(self) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -372,3 +373,20 @@ def test_a_result_is_one_line_and_equal_to_itself_alone(result, tmp_path):
     assert len(repr(result)) < 100 and "tf_efficientnet_lite0" in repr(result)
     assert result == result
     assert result != probe.load(result.save(tmp_path / "copy"))
+
+
+def test_checkpoints_of_one_file_name_are_told_apart(tmp_path):
+    net = timm.create_model("resnet10t")
+    files = []
+    for folder, seed in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        torch.manual_seed(seed)
+        for p in net.parameters():
+            nn.init.normal_(p, std=0.05)
+        files.append(str(tmp_path / folder / "best.pth"))
+        torch.save(net.state_dict(), files[-1])
+    options = {"train_images": 4, "test_images": 8, "image_size": 32, "progress": False}
+    got = probe.run("resnet10t", weights=files, variants="original", layers="layer1", **options)
+    said = " ".join(got.verdict())
+    assert "a/best.pth" in said and "b/best.pth" in said
+    assert "a/best.pth" in got._repr_html_() and "b/best.pth" in got._repr_html_()
