@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import ProbeError
+from ..machine import memory_explained
 from .choice import split_call
 from .hooks import hooked, takes_hooks
 from .layer import Layer, all_tensors
@@ -131,7 +132,7 @@ def dry_run(
     Raises
     ------
     ProbeError
-        If the model refuses the images.
+        If the model refuses the images, or memory runs out.
     """
     failure: Exception | None = None
     for memory_format in (torch.channels_last, torch.contiguous_format):
@@ -141,11 +142,13 @@ def dry_run(
             fired.append((name, look(output, len(x))))
 
         try:
-            with hooked(model, names, receive):
+            with memory_explained(len(x)), hooked(model, names, receive):
                 output = getattr(model, entry)(x.contiguous(memory_format=memory_format))
             if "" not in dict(fired):
                 receive("", output)
             return fired, memory_format
+        except ProbeError:  # out of memory, not refused
+            raise
         except Exception as error:  # whatever the model's author chose to raise
             failure = failure or error
     text = (str(failure).strip().splitlines() or [type(failure).__name__])[0][:200]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..backbones.layer import Layer, single_precision
+from ..errors import ProbeError
 from ..machine import memory_explained
 from ..readouts.base import FOLDS
 from ..readouts.moments import pilot_origin
@@ -19,6 +21,7 @@ from ..scores.tables import score_layer
 from ..stimuli.scenes import antithetic_batch
 from ..stimuli.source import stretch
 from ..targets import layer_targets
+from ..text import first_line
 from .job import CONCAT, FIRST_TEST_IMAGE, INPUT, Condition, Job, check_finite
 
 Receive = Callable[[Condition, int, Layer, Tensor], None]
@@ -43,12 +46,26 @@ def stream(
         with memory_explained(stop - start):
             images = batch(start, stop, job.margin)
         for condition in group:
-            with memory_explained(stop - start):
+            with _failure_explained(condition, start, stop), memory_explained(stop - start):
                 margin = condition.view.margin - job.margin
                 shown = stretch(images, margin) if margin else images
                 hand_over = partial(receive, condition, start)
                 _features(job, condition, shown, hand_over, first + start)
             bar.update(stop - start)
+
+
+@contextmanager
+def _failure_explained(condition: Condition, start: int, stop: int) -> Iterator[None]:
+    """Say where a network failed that ran before, in its own words."""
+    try:
+        yield
+    except ProbeError:
+        raise
+    except Exception as error:  # whatever the network's author chose to raise
+        raise ProbeError(
+            f"{condition.title} failed on images {start} to {stop - 1}: {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def _features(

@@ -551,3 +551,27 @@ def test_every_analysis_opens_closed_branches_and_says_so():
         found = probe.attribute("resnet10t", "layer1", weights="random", **small)
     assert found.provenance["warnings"][0] == caution
     assert found.provenance["backbone"]["sha256"] == first["sha256"]
+
+
+class Overloaded(nn.Module):
+    """Fails on more than so many images."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        super().__init__()
+        self.conv, self.most, self.error = nn.Conv2d(3, 4, 3, 2, 1), most, error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.most:
+            raise self.error
+        return self.conv(x)
+
+
+def test_a_network_that_fails_on_the_way_is_told_in_its_own_words(tiny_options):
+    options = {**tiny_options, "layers": ["conv"], "variants": "original"}
+    with pytest.raises(probe.ProbeError, match=r"failed on images \d+ to \d+: KeyError: 'worn'"):
+        probe.run(Overloaded(2, KeyError("worn")), **options)
+
+
+def test_running_out_of_memory_is_no_refusal():
+    with pytest.raises(probe.ProbeError, match="out of memory"):
+        probe.certify(Overloaded(0, MemoryError()), "circular", image_size=32)
