@@ -36,13 +36,29 @@ KEPT = Path(__file__).with_name("same_bits.json")
 LITE, RESNET, VIT = "tf_efficientnet_lite0", "resnet10t", "vit_tiny_patch16_224"
 SMALL: dict[str, Any] = {
     "train_images": 12,
-    "test_images": 8,
+    "test_images": 32,
+    "targets": ["horizontal", "vertical", "gaussian"],
     "image_size": 64,
     "batch_size": 5,
     "device": "cpu",
     "progress": False,
 }
 TOLERANCE = 1e-3
+CHANGED = {
+    "*: verdict": "says of how many scores the best was picked, with intervals that allow for it",
+    "* summary": "groups have other names",
+    "ladder: table: rung": "the rung of the network's own padding is called as trained",
+    "ladder: summary": "the rung of the network's own padding is called as trained",
+    "run: vit: *padding_share*": "where nothing pads there is no share of padding",
+    "reproduce: *": "follows the authors' code: stripes, normalisation, resizing, upsampling",
+    "*: simultaneous_*": "new columns",
+}
+"""What is not the same any more, by patterns of case and part, and why.
+
+Not in any case: targets with stripes, which are the authors' own now; random weights by name of
+networks whose residual branches timm closes, which are opened; intervals of fewer than 8 scenes,
+which end where their metric does.
+"""
 Case = Callable[[Path], Iterator[tuple[str, Any]]]
 CASES: dict[str, Case] = {}
 
@@ -89,6 +105,13 @@ def photographs(folder: Path) -> Path:
     return folder
 
 
+def resnet() -> nn.Module:
+    """A ResNet with random weights, all of its branches open."""
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        return timm.create_model(RESNET, zero_init_last=False).eval()
+
+
 def module() -> nn.Module:
     """A small network of one's own."""
     with torch.random.fork_rng():
@@ -108,15 +131,14 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
             "variants": ["original", "reflect", "replicate", "mean", "noise", "partial", "zeros"],
         },
     ),
-    "resnet": (RESNET, {"weights": ["random", "random:1"], "layers": "blocks"}),
+    "resnet": (RESNET, {"layers": "blocks"}),
     "resnet, canvas": (
         RESNET,
-        {"weights": "random", "layers": "layer1", "variants": ["original", "canvas"], "margin": 96},
+        {"layers": "layer1", "variants": ["original", "canvas"], "margin": 96},
     ),
     "resnet, valid": (
         RESNET,
         {
-            "weights": "random",
             "layers": ["layer1", "layer2"],
             "variants": ["original", "valid"],
             "image_size": 256,
@@ -137,8 +159,8 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "softmax": (LITE, {"weights": "pretrained", "layers": ["blocks.2"], "readout": "softmax"}),
     "posenet": (LITE, {"weights": "pretrained", "layers": ["blocks.2"], "readout": "posenet"}),
-    "noise": (RESNET, {"weights": "random", "layers": ["layer2"], "stimuli": "noise"}),
-    "pink": (RESNET, {"weights": "random", "layers": ["layer2"], "stimuli": "pink"}),
+    "noise": (RESNET, {"layers": ["layer2"], "stimuli": "noise"}),
+    "pink": (RESNET, {"layers": ["layer2"], "stimuli": "pink"}),
 }
 
 
@@ -146,7 +168,8 @@ def run_case(name: str) -> Case:
     model, options = RUNS[name]
 
     def measured(folder: Path) -> Iterator[tuple[str, Any]]:
-        result = probe.run(model, **{**SMALL, **options})
+        given = {"name": RESNET} if model == RESNET else {}
+        result = probe.run(resnet() if given else model, **{**SMALL, **options, **given})
         yield from result_parts(result)
         result.save(folder / "saved")
         for part, value in result_parts(probe.load(folder / "saved")):
@@ -163,26 +186,25 @@ for _name in RUNS:
 
 @case("run: photographs")
 def _photographs(folder: Path) -> Iterator[tuple[str, Any]]:
-    options = {"weights": "random", "layers": ["layer2"], "variants": ["original", "circular"]}
-    yield from result_parts(probe.run(RESNET, stimuli=photographs(folder), **{**SMALL, **options}))
+    options = {**SMALL, "layers": ["layer2"], "variants": ["original", "circular"]}
+    yield from result_parts(probe.run(resnet(), stimuli=photographs(folder), **options))
 
 
 @case("run: module and tensor")
 def _module(folder: Path) -> Iterator[tuple[str, Any]]:
-    images = torch.from_numpy(np.random.default_rng(5).random((20, 3, 64, 64), dtype=np.float32))
+    images = torch.from_numpy(np.random.default_rng(5).random((44, 3, 64, 64), dtype=np.float32))
     options = {**SMALL, "stimuli": images, "layers": ["1", "3"], "name": "own"}
     yield from result_parts(probe.run(module(), **options))
 
 
 @case("attribute")
 def _attribute(folder: Path) -> Iterator[tuple[str, Any]]:
-    for model, layer, groups in ((LITE, "blocks.2", "blocks"), (RESNET, "layer2", "calls")):
-        weights = "pretrained" if model == LITE else "random"
-        attribution = probe.attribute(
-            model, layer, ["vertical", "gaussian"], weights=weights, groups=groups, **SMALL
-        )
-        yield model, attribution.table
-        yield f"{model} summary", attribution.summary()
+    options = {k: v for k, v in SMALL.items() if k != "targets"}
+    for model, layer, groups in ((LITE, "blocks.2", "blocks"), (resnet(), "layer2", "calls")):
+        targets = ["vertical", "gaussian"]
+        attribution = probe.attribute(model, layer, targets, groups=groups, **options)
+        yield groups, attribution.table
+        yield f"{groups} summary", attribution.summary()
 
 
 @case("calibrate")
@@ -193,14 +215,16 @@ def _calibrate(folder: Path) -> Iterator[tuple[str, Any]]:
 
 @case("ladder")
 def _ladder(folder: Path) -> Iterator[tuple[str, Any]]:
-    ladder = probe.ladder(RESNET, "random", layers=["layer1", "layer2"], **SMALL)
+    options = {k: v for k, v in SMALL.items() if k != "targets"}
+    ladder = probe.ladder(LITE, layers=["blocks.1", "blocks.2"], **options)
     yield "table", ladder.table
     yield "summary", ladder.summary()
 
 
 @case("reproduce")
 def _reproduce(folder: Path) -> Iterator[tuple[str, Any]]:
-    options = {**SMALL, "weights": "random", "readout": "ridge"}
+    options = {k: v for k, v in SMALL.items() if k != "targets"}
+    options |= {"weights": "random", "readout": "ridge"}
     reproduction = probe.reproduce("islam2020", photographs(folder), RESNET, **options)
     yield "table", reproduction.table
 
@@ -282,8 +306,8 @@ def measure(pattern: str) -> dict[str, dict[str, Any]]:
             warnings.simplefilter("ignore")
             measured[name] = {
                 part: digest(value)
-                for whole, found in function(Path(folder))
-                for part, value in columns(whole, found)
+                for whole, table in function(Path(folder))
+                for part, value in columns(whole, table)
             }
         print(f"{name}: {len(measured[name])} parts, {time.perf_counter() - clock:.0f} s")
     return measured
@@ -294,6 +318,8 @@ def differences(kept: dict[str, Any], now: dict[str, Any], exact: bool) -> Itera
     for name, parts in now.items():
         for part in kept.get(name, {}).keys() | parts.keys():
             before, after = kept.get(name, {}).get(part), parts.get(part)
+            if any(fnmatch.fnmatchcase(f"{name}: {part}", pattern) for pattern in CHANGED):
+                continue
             if before is None or after is None:
                 yield f"{name}: {part} is there {'now' if before is None else 'before'} alone"
             elif exact and before["bits"] != after["bits"]:
@@ -333,7 +359,8 @@ def main() -> None:
     exact = kept["machine"] == now["machine"]
     print("bit by bit" if exact else f"another machine or versions: to {TOLERANCE:g}")
     wrong = list(differences(kept["cases"], now["cases"], exact))
-    print("\n".join(wrong) or "the same")
+    print("\n".join(wrong) or "the same, but for what was changed on purpose:")
+    print("\n".join(f"- {pattern}: {reason}" for pattern, reason in CHANGED.items()))
     raise SystemExit(bool(wrong))
 
 

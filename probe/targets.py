@@ -159,7 +159,7 @@ def target_map(target: str | Target, height: int, width: int) -> NDArray[np.floa
         one_of(target, TARGETS, "target")
         target = TARGETS[target]
     v, u = (np.linspace(0, 1, n) if n > 1 else np.array([0.5]) for n in (height, width))
-    values = np.array(np.broadcast_to(target.map(v[:, None], u[None, :]), (height, width)))
+    values = target.map(v[:, None], u[None, :]) + np.zeros((height, width))
     if not target.scaled:
         return values
     span = np.ptp(values)
