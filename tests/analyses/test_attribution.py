@@ -366,7 +366,7 @@ def test_also_after_an_exception(runs, state_of):
     model = network(fuse, nn.Conv2d(8, 8, 3, padding=1), fuse, nn.Conv2d(8, 8, 3, padding=1))
     own = model[5].forward = model[5].forward  # a patch of someone else's stays
     before = state_of(model)
-    with pytest.raises(Boom):
+    with pytest.raises(probe.ProbeError, match="Boom"):
         attribute(model, "7", batch_size=4, **SMALL)
     assert state_of(model) == before
     assert [name for name, m in model.named_modules() if "forward" in vars(m)] == ["5"]
