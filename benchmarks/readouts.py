@@ -79,7 +79,7 @@ class Published:
         def receive(layer: GridLayer, f: Tensor) -> None:
             found[layer.name] = resize[layer.name](f)
 
-        self.condition.view.taps.run(self.condition.backbone.model, x, receive)
+        self.condition.view.probed.run(self.condition.backbone.model, x, receive)
         return torch.cat([found[layer.name] for layer in self.layers], 1)
 
     def train(self, target: str, seed: int) -> nn.Module:
@@ -165,13 +165,14 @@ def main() -> None:
             rows.append((label, *measure(job, condition, **options)))
             print(f"{label}: {rows[-1][1]:.1f} s", flush=True)
         published, seconds, found = Published(job, condition), 0.0, {}
-        for number, target in enumerate(TARGETS[:1] if given.quick else TARGETS):
+        for number, target in enumerate(list(TARGETS)[:1] if given.quick else TARGETS):
             start = time.perf_counter()
             head = published.train(target, number)
             seconds += time.perf_counter() - start
             found[target] = published.spc(head, target)
         seconds *= len(TARGETS) / len(found)
-        rows.append(("published protocol" + " (1 of 5 run)" * given.quick, seconds, found))
+        label = "published protocol" + f" (1 of {len(TARGETS)} run)" * given.quick
+        rows.append((label, seconds, found))
 
     base = rows[0][1]
     print(f"\n{backbone.name}, {given.weights} weights, {given.train_images} training images")

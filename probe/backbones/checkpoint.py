@@ -47,11 +47,14 @@ class State:
         By the checkpoint's names; quantised ones as the numbers they stand for.
     quantised : tuple of str
         Names of those that were quantised.
+    converted : str
+        How the names differ from the file's, in words; empty if they don't.
     """
 
     where: str
     tensors: Mapping[str, Tensor]
     quantised: tuple[str, ...]
+    converted: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class Taken:
     def words(self) -> list[str]:
         """Where the tensors were, and what was left, for provenance."""
         words = [f"its {self.state.where}"] if self.state.where else []
+        if self.state.converted:
+            words.append(self.state.converted)
         if self.prefix:
             words.append(f"names after {self.prefix!r}")
         quantised = [key for key in self.state.quantised if key.startswith(self.prefix)]

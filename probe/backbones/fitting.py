@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ProbeError
 from .checkpoint import State, groups, read_states, some, take
+from .renaming import with_renamed
 
 _PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "encoder.", "net.")
 
@@ -27,7 +28,7 @@ _FOREIGN = re.compile(
 
 _MOST_PREFIX_TOKENS = 16
 
-_STATES_TRIED = 3
+_STATES_TRIED = 4
 
 _Size = tuple[int, int]
 
@@ -53,7 +54,7 @@ def from_file(
     ProbeError
         If the file can't be read or doesn't fit.
     """
-    states = read_states(path)
+    states = with_renamed(read_states(path))
     ours, heads = network.state_dict(), _heads(network)
     taken = take(states, [k for k in ours if _saved_always(k) and not k.startswith(heads)])
     behind = [k for k in taken.tensors if k not in ours and not k.startswith(heads)]
