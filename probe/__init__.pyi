@@ -1,5 +1,14 @@
+from . import backbones as backbones
+from . import borders as borders
+from . import certificates as certificates
 from . import coordconv as coordconv
 from . import instances as instances
+from . import readouts as readouts
+from . import report as report
+from . import scores as scores
+from . import stimuli as stimuli
+from . import targets as targets
+from . import variants as variants
 from .analyses.attribution.attribution import Attribution as Attribution
 from .analyses.attribution.attribution import attribute as attribute
 from .analyses.calibration import Calibration as Calibration
@@ -17,6 +26,7 @@ from .borders.mode import padding as padding
 from .certificates.certificate import Certificate as Certificate
 from .certificates.certify import certify as certify
 from .certificates.certify import sources as sources
+from .certificates.evenness import padding_sizes as padding_sizes
 from .errors import ProbeError as ProbeError
 from .errors import ProbeWarning as ProbeWarning
 from .report.figures.attribution import plot_attribution as plot_attribution

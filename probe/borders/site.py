@@ -6,7 +6,7 @@ import operator
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -179,6 +179,8 @@ def window_of(
     to what follows.
     """
     borders = dict(zip((-2, -1), widths, strict=True))
+    if max(stride) > 1:
+        block.note_step(function, x, kernel, stride, dilation, widths)
     rings = dict(borders)
     wraps = any(b.rule == "circular" and b.wrap_unpadded for b in block.stack())
     if wraps and x not in block.borders:
@@ -223,6 +225,34 @@ def reweigh_partial(
     return out if bias is None else out + bias.view(-1, 1, 1)
 
 
+class Step(NamedTuple):
+    """How a strided operation with padding goes over its input.
+
+    ``size`` are rows and columns of the map without its border, ``pad`` the cells of border at the
+    top, bottom, left and right, ``unread`` the rows at the bottom and the columns at the right
+    that no window reads: (size + pads − reach of the kernel) mod stride.
+    """
+
+    module: str
+    function: str
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    size: tuple[int, ...]
+    pad: tuple[int, ...]
+    unread: tuple[int, ...]
+
+    @property
+    def consumed(self) -> bool:
+        """Whether windows read all of the padding."""
+        return not any(self.unread)
+
+    @property
+    def even(self) -> bool:
+        """Whether windows read as much of it on opposite sides."""
+        ends = zip(self.pad[::2], self.pad[1::2], self.unread, strict=True)
+        return all(first == last - unread for first, last, unread in ends)
+
+
 class BorderBlock:
     """What one ``with`` block asks for and has seen; see :class:`~probe.borders.mode.padding`."""
 
@@ -249,6 +279,7 @@ class BorderBlock:
         self.wrap_unpadded = wrap_unpadded
         self.padded_calls: Counter[tuple[Any, ...]] = Counter()
         self.rewritten_calls: Counter[tuple[Any, ...]] = Counter()
+        self.steps: Counter[Step] = Counter()
         self._drawn = 0
         # Borders that a ``pad`` wrote, until an operation reads them: cells and rules by side.
         self.borders = WeakIdKeyDictionary()
@@ -268,6 +299,29 @@ class BorderBlock:
         if not hasattr(self._thread, "stack"):
             self._thread.stack = []
         return self._thread.stack
+
+    def note_step(
+        self,
+        function: str,
+        x: Tensor,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        dilation: tuple[int, int],
+        widths: Sequence[tuple[int, int]],
+    ) -> None:
+        """Remember how a strided operation uses its padding, own or written by a ``pad`` before."""
+        cells, _ = self.borders.get(x) or _NOTHING
+        (top, bottom), (left, right) = widths
+        own = (top, bottom, left, right)
+        pad = tuple(a + b for a, b in zip(own, cells, strict=True))
+        if not any(pad):
+            return
+        before = zip((-2, -1), cells[::2], cells[1::2], strict=True)
+        size = tuple(int(x.shape[d]) - first - last for d, first, last in before)
+        reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+        ends = zip(size, pad[::2], pad[1::2], reach, stride, strict=True)
+        unread = tuple((n + first + last - k) % s for n, first, last, k, s in ends)
+        self.steps[Step(module_path(self._names), function, kernel, stride, size, pad, unread)] += 1
 
     def next_noise(self) -> Noise:
         self._drawn += 1

@@ -8,6 +8,7 @@ Not here: readouts, scores, stimuli of a run.
 - ``target``: one network under certification: its shifts, residuals and first break.
 - ``prepare``: a float64 copy of a network, prepared so that its borders show.
 - ``inventory``: every place from which absolute position can enter a network.
+- ``evenness``: image sizes at which strided calls read as much padding on opposite sides.
 - ``certify``: certificates and inventories of models by name or module.
 """
 

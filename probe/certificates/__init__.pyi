@@ -4,6 +4,7 @@ from .certificate import THRESHOLD as THRESHOLD
 from .certificate import Certificate as Certificate
 from .certify import certify as certify
 from .certify import sources as sources
+from .evenness import padding_sizes as padding_sizes
 from .inventory import COLUMNS as COLUMNS
 from .inventory import take_inventory as take_inventory
 from .prepare import prepare as prepare

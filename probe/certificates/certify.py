@@ -100,7 +100,10 @@ def sources(
     DataFrame
         ``kind`` (one of :data:`probe.inventory.KINDS`), ``module`` (path; empty for the model's
         own code), ``function``, ``parameter`` (those that a constant comes from), ``kernel``,
-        ``stride`` and ``pad`` (top, bottom, left, right) of padded calls, ``calls``.
+        ``stride`` and ``pad`` (top, bottom, left, right) of padded calls, ``calls``. Of strided
+        ones: ``consumed``, whether windows read all of the padding,
+        (size + pads − kernel) mod stride = 0, and ``even``, whether they read as much of it on
+        opposite sides (Alsallakh et al. 2021, arXiv 2010.02178); see :func:`padding_sizes`.
 
     Raises
     ------

@@ -13,7 +13,7 @@ original, and has that network's sources.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -23,9 +23,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..borders.mode import padding
+from ..borders.site import Step
 from ..variants.follower import PADDING, Follower
 
-COLUMNS = ["kind", "module", "function", "parameter", "kernel", "stride", "pad", "calls"]
+COLUMNS = [
+    *("kind", "module", "function", "parameter", "kernel", "stride", "pad", "consumed", "even"),
+    "calls",
+]
 
 
 class double_precision(TorchFunctionMode):
@@ -50,8 +54,20 @@ def take_inventory(model: nn.Module, x: Tensor, entry: str = "forward") -> pd.Da
     with torch.no_grad(), padding("original") as borders, Follower(model, x) as follower:
         getattr(model, entry)(x)
     padded: list[Any] = borders.padded.assign(kind=PADDING, parameter="").to_dict("records")
+    for row in padded:
+        steps = [s for s in borders.steps if s.module == row["module"] and _reads(s, row)]
+        if steps:
+            row["consumed"] = all(step.consumed for step in steps)
+            row["even"] = all(step.even for step in steps)
     met = [
         {**dict.fromkeys(COLUMNS), **asdict(source), "calls": calls}
         for source, calls in follower.sources.items()
     ]
     return pd.DataFrame(padded + met, columns=COLUMNS)
+
+
+def _reads(step: Step, row: Mapping[str, Any]) -> bool:
+    """Whether a strided operation reads the padding of a row: its own, or that of a ``pad``."""
+    if row["function"] == "pad":
+        return True
+    return all(getattr(step, name) == row[name] for name in ("function", "kernel", "stride"))

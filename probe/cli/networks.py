@@ -1,4 +1,4 @@
-"""Commands about networks: models, sources, certify, survey."""
+"""Commands about networks: models, sources, padding-sizes, certify, survey."""
 
 from __future__ import annotations
 
@@ -64,6 +64,44 @@ def sources_command(
         typer.echo(line)
     counted = ", ".join(f"{kind} ({n})" for kind, n in table["kind"].value_counts().items())
     typer.echo(f"\n{model}: {counted}")
+
+
+@app.command("padding-sizes")
+def padding_sizes_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name.")],
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels around which to look; by default the network's own.", show_default=False
+        ),
+    ] = None,
+    within: Annotated[
+        int | None,
+        typer.Option(
+            help="How many pixels below and above it; by default the network's total stride.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Find image sizes at which every strided call reads as much padding on opposite sides."""
+    table = probe.padding_sizes(model, image_size=image_size, within=within)
+    ran = table[table["refused"] == ""]
+    span = f"{table['image_size'].iloc[0]} to {table['image_size'].iloc[-1]} pixels"
+    if not ran["calls"].max():
+        typer.echo(f"{model}: no call with a stride pads, so that padding is even at every size")
+        return
+    sizes = ", ".join(map(str, ran.loc[ran["even"], "image_size"])) or "none"
+    typer.echo(f"{model}: of {span} padding is even everywhere at: {sizes}")
+    middle = ran.iloc[(ran["image_size"] - table["image_size"].median()).abs().argmin()]
+    typer.echo(
+        f"at {middle['image_size']} pixels it is uneven in {middle['uneven']} of "
+        f"{middle['calls']} padded calls with a stride"
+        + (f", the first {middle['first']}" if middle["uneven"] else "")
+    )
+    if len(ran) < len(table):
+        refused = table[table["refused"] != ""]
+        why = refused["refused"].iloc[0]
+        typer.echo(f"{len(refused)} of {len(table)} sizes are refused: {why}")
 
 
 @app.command("certify")

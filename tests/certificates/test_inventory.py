@@ -51,7 +51,7 @@ def test_the_table_has_one_row_for_each_source():
     table = probe.sources("test_resnet", image_size=64)
     assert list(table.columns) == COLUMNS
     assert COLUMNS[:4] == ["kind", "module", "function", "parameter"]
-    assert COLUMNS[4:] == ["kernel", "stride", "pad", "calls"]
+    assert COLUMNS[4:] == ["kernel", "stride", "pad", "consumed", "even", "calls"]
     assert set(table["kind"]) <= set(KINDS)
     assert not table.duplicated(["kind", "module", "function", "parameter"]).any()
     assert (table["calls"] >= 1).all()
