@@ -13,6 +13,8 @@ from .analyses.attribution.attribution import Attribution as Attribution
 from .analyses.attribution.attribution import attribute as attribute
 from .analyses.calibration import Calibration as Calibration
 from .analyses.calibration import calibrate as calibrate
+from .analyses.consistency.consistency import Consistency as Consistency
+from .analyses.consistency.consistency import consistency as consistency
 from .analyses.ladder.ladder import Ladder as Ladder
 from .analyses.ladder.ladder import ladder as ladder
 from .analyses.reproduction.reproduction import reproduce as reproduce
@@ -30,6 +32,7 @@ from .certificates.evenness import padding_sizes as padding_sizes
 from .errors import ProbeError as ProbeError
 from .errors import ProbeWarning as ProbeWarning
 from .report.figures.attribution import plot_attribution as plot_attribution
+from .report.figures.consistency import plot_consistency as plot_consistency
 from .report.figures.depth import plot_layers as plot_layers
 from .report.figures.maps import plot_maps as plot_maps
 from .report.figures.maps import plot_pattern as plot_pattern

@@ -4,6 +4,7 @@ In: options.
 Out: a result, an attribution, a calibration, a ladder, a reproduction, a survey.
 Not here: the passes themselves, the command line.
 
+- ``consistency``: shifts below the stride.
 - ``calibration``: how often the intervals say that there is position where there is none.
 - ``run``: one backbone, every weights × variant × layer × target, in two passes.
 """

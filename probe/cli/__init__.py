@@ -5,7 +5,7 @@ Out: calls of the Python interface, lines on the terminal, an exit status.
 Not here: anything that Python can't do as well.
 
 - ``main``: where the command starts.
-- ``analyses``: calibrate, attribute, reproduce, ladder.
+- ``analyses``: calibrate, attribute, consistency, reproduce, ladder.
 - ``app``: the command `probe`, and what its commands share.
 - ``networks``: models, sources, padding-sizes, certify, survey.
 - ``options``: options that commands share.

@@ -1,10 +1,10 @@
-"""Commands of analyses: calibrate, attribute, reproduce, ladder."""
+"""Commands of analyses: calibrate, attribute, consistency, reproduce, ladder."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -27,6 +27,9 @@ from .options import (
     split_items,
     with_options,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @app.command("calibrate")
@@ -141,6 +144,40 @@ def attribute_command(
         typer.echo(f"* {sentence}")
     typer.echo(f"\nTable: {folder / 'attribution.csv'}\nFigure: {folder / 'attribution.png'}")
     write_again(folder, out)
+
+
+@app.command("consistency")
+@with_options(
+    *("layers", "variants", "image_size", "batch_size", "seed", "device", "progress"),
+    variants="circular",
+    batch_size=8,
+)
+def consistency_command(
+    models: Models = None,
+    weights: OneWeights = "pretrained",
+    images: Annotated[int, typer.Option(help="How many leaves, images that tile.")] = 16,
+    out: Out = REPORTS,
+    **options: Any,
+) -> None:
+    """Measure how features follow an image that moves by less than the network's stride.
+
+    Writes consistency.csv, consistency.json and consistency.png to OUT/MODEL/.
+    """
+    names = backbones.expand_models(split_items(models) if models else [DEFAULT_MODEL])
+    check_folder(out)
+
+    def one(name: str) -> None:
+        folder = out / folder_name(name)
+        found = probe.consistency(name, weights, images=images, **options)
+        found.save(folder)
+        picture = io.BytesIO()
+        cast("Figure", found.plot()).savefig(picture, format="png", dpi=150)
+        write_files(folder, {"consistency.png": picture.getvalue()})
+        for sentence in found.summary():
+            typer.echo(f"* {sentence}")
+        typer.echo(f"Figure: {folder / 'consistency.png'}")
+
+    one_by_one(names, one)
 
 
 @app.command("reproduce")

@@ -5,6 +5,7 @@ Out: matplotlib figures and axes.
 Not here: HTML.
 
 - ``conditions``: how weights and variants look in every figure: colours, dashes, names.
+- ``consistency``: what shifts below the stride change.
 - ``depth``: scores by depth.
 - ``maps``: predicted maps beside true ones, and mean maps of channels.
 - ``profile``: error by distance to the border.
