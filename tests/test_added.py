@@ -60,7 +60,7 @@ def test_a_border_rule(monkeypatch):
 
 
 def test_a_removal(monkeypatch):
-    flipped = Removal("embeddings upside down", lambda places, order: places.flip(1))
+    flipped = Removal("embeddings upside down", lambda values, grids, order: values.flip(-1))
     monkeypatch.setitem(REMOVALS, "flipped_pos_embed", flipped)
     result = probe.run(
         "vit_tiny_patch16_224",

@@ -21,7 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..variants.follower import PADDING
+from ..variants.kinds import PADDING
 
 THRESHOLD = 1e-8
 """Greatest residual that passes, measured in float64."""

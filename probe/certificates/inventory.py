@@ -24,7 +24,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..borders.mode import padding
 from ..borders.site import Step
-from ..variants.follower import PADDING, Follower
+from ..variants.follower import Follower
+from ..variants.kinds import PADDING
 
 COLUMNS = [
     *("kind", "module", "function", "parameter", "kernel", "stride", "pad", "consumed", "even"),

@@ -24,7 +24,7 @@ from ..backbones.reading import reread
 from ..errors import ProbeError, ProbeWarning
 from ..stimuli.source import stretch
 from ..variants.canvas import find_margin, padding_leakage
-from ..variants.follower import EMBEDDING, PADDING, RESAMPLING
+from ..variants.kinds import PADDING, RESAMPLING, WINDOWS
 from ..variants.run import VariantRun, open_variant
 from ..variants.variant import Variant, parse_variant
 from .certificate import (
@@ -178,10 +178,8 @@ class CertificationTarget:
     def _remaining(self, variant: Variant) -> tuple[str, ...]:
         """Sources that the variant leaves in place, as ``kind: module``."""
         table = self.inventory
-        if variant.removes_padding:
-            table = table[table["kind"] != PADDING]
-        if variant.embedding == "no_pos_embed":
-            table = table[table["kind"] != EMBEDDING]
+        # Windows leave the place within one of them, which the shift bounds.
+        table = table[~table["kind"].isin(variant.removed_kinds | {WINDOWS})]
         pairs = zip(table["kind"], table["module"], strict=True)
         return tuple(dict.fromkeys(f"{kind}: {module or self._whole}" for kind, module in pairs))
 

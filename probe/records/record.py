@@ -18,7 +18,7 @@ from ..errors import ProbeError
 from ..readouts.spec import readout_record
 from ..scores.patterns import Pattern
 from ..targets import layer_targets, recorded_target
-from ..variants.follower import PADDING
+from ..variants.kinds import PADDING
 from ..variants.variant import parse_variant
 from .calibration import Calibration
 

@@ -18,7 +18,7 @@ from ..certificates.certificate import Certificate, kinds
 from ..scores.tables import within_range
 from ..targets import knowledge
 from ..text import families, interval, is_random, percent, short_name, signed
-from ..variants.follower import PADDING
+from ..variants.kinds import PADDING
 from ..variants.variant import parse_variant
 from .record import SIMULTANEOUS, Record
 

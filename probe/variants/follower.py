@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,52 +14,40 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..borders.calls import Names, module_path
-
-PADDING = "padding"
-EMBEDDING = "position embedding"
-RELATIVE = "relative position bias"
-ROTARY = "rotary position embedding"
-COORDINATES = "coordinates"
-MASK = "attention mask"
-WINDOWS = "window partition"
-MIXING = "token mixing"
-RECURRENCE = "recurrence over places"
-RESAMPLING = "resampling"
-FACTOR = "position-dependent factor"
-
-KINDS: tuple[str, ...] = (
-    *(PADDING, EMBEDDING, RELATIVE, ROTARY, COORDINATES, MASK),
-    *(WINDOWS, MIXING, RECURRENCE, RESAMPLING, FACTOR),
+from .kinds import (
+    COORDINATES,
+    EMBEDDING,
+    FACTOR,
+    MASK,
+    MIXING,
+    NAMES,
+    RECURRENCE,
+    RELATIVE,
+    RESAMPLING,
+    WINDOWS,
+    Source,
 )
-"""Kinds of sources of position."""
-
-_NAMES = (
-    (COORDINATES, re.compile(r"^(\S+\.)?coord_weight$")),
-    (RELATIVE, re.compile(r"rel_|_rel|relative|attention_bias|attn_bias|bias_table|rpe|cpb|rpb")),
-    (ROTARY, re.compile(r"rope|rotary")),
-    (
-        EMBEDDING,
-        re.compile(r"pos_emb|pos_enc|pos_drop|position|(^|\.|_)pos($|\.|_)|(^|\.)ape($|\.)"),
-    ),
-    (MASK, re.compile(r"attn_mask|attention_mask|(^|\.)mask($|\.)")),
-)
+from .layouts import Trait, place_dims, splits, tensors_in, turned, varies, whole_factor
 
 
 @dataclass(frozen=True)
-class Source:
-    """A tensor that doesn't depend on the image meets one that does.
+class Meeting:
+    """A tensor that depends on the image meets one that does not, but differs over places.
 
-    ``parameter`` names the parameters and buffers that it was made from.
+    ``x`` is the one of the image, ``c`` the other, ``places`` the dimensions of c, counted from
+    its last, along which places lie: two for logits of queries and keys. ``neutral`` is the number
+    in place of c that leaves x as it is.
     """
 
-    kind: str
-    module: str
-    function: str
-    parameter: str = ""
+    source: Source
+    x: Tensor
+    c: Tensor
+    places: tuple[int, ...]
+    neutral: float = 0.0
 
 
-Substitute = Callable[[Source, Tensor, Tensor], Tensor]
-"""Takes a source, the tensor of the image and the one that is not; returns what to use for it."""
+Substitute = Callable[[Meeting], Tensor]
+"""Takes what met; returns what to use in place of the tensor that is not of the image."""
 
 
 class Follower(TorchFunctionMode):
@@ -78,8 +65,9 @@ class Follower(TorchFunctionMode):
         self._origin = WeakIdKeyDictionary()
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._origin[tensor] = (name,)
+        self._parts = WeakIdKeyDictionary()
         self._depends = WeakIdKeyDictionary()
-        self._depends[x] = _Trait(layout="NCHW")
+        self._depends[x] = Trait(layout="NCHW")
 
     def __torch_function__(
         self,
@@ -90,25 +78,21 @@ class Follower(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        tensors = list(_tensors((args, kwargs)))
+        tensors = list(tensors_in((args, kwargs)))
         moving = [t for t in tensors if t in self._depends]
         if moving:
             args, kwargs = self._look(func, name, args, kwargs, moving)
         out = func(*args, **kwargs)
         if moving:
             trait = self._trait(name, args, kwargs, moving, out)
-            for tensor in _tensors(out):
+            for tensor in tensors_in(out):
                 self._depends[tensor] = trait
             changed = args[0] if args else None
             in_place = name.endswith("_") and not name.endswith("__")
             if isinstance(changed, Tensor) and (in_place or name == "__setitem__"):
                 self._depends[changed] = trait
         else:
-            origin = tuple(sorted({n for t in tensors for n in self._origin.get(t, ())}))
-            if origin:
-                for tensor in _tensors(out):
-                    if tensor not in self._origin:
-                        self._origin[tensor] = origin
+            self._note_constant(func, name, args, kwargs, tensors, out)
         return out
 
     # ------------------------------------------------------------ what a call does
@@ -124,7 +108,10 @@ class Follower(TorchFunctionMode):
         """Record sources in a call; put substitutes in their place."""
         plain = name.rstrip("_")
         if plain in _ELEMENTWISE:
-            args = tuple(self._met(a, args, moving, plain, None) for a in args)
+            args = tuple(
+                self._met(a, args, moving, plain, None, _neutral(plain, n, args, self._depends))
+                for n, a in enumerate(args)
+            )
         elif plain in ("cat", "concat", "concatenate"):
             along = kwargs.get("dim", args[1] if len(args) > 1 else 0)
             items = args[0] if args else kwargs["tensors"]
@@ -133,22 +120,24 @@ class Follower(TorchFunctionMode):
         elif func is F.scaled_dot_product_attention:
             mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
             if isinstance(mask, Tensor) and mask not in self._depends:
-                kind = MASK if mask.dtype == torch.bool else self._kind(mask, RELATIVE)
-                if _varies(mask, (-2, -1), mask in self._origin):
-                    self._record(kind, name, mask)
+                if varies(mask, (-2, -1), mask in self._origin):
+                    neutral = float(mask.dtype == torch.bool)
+                    mask = self._substituted(moving[0], mask, name, (-2, -1), neutral, RELATIVE)
+                    args = (*args[:3], mask, *args[4:])
+                    kwargs = {k: v for k, v in kwargs.items() if k != "attn_mask"}
+                    if len(args) < 4:
+                        args, kwargs = args[:-1], {**kwargs, "attn_mask": mask}
         elif plain in ("matmul", "bmm", "einsum", "__matmul__"):
-            for tensor in _tensors(args):
-                if tensor not in self._depends and (kind := self._kind(tensor, "")):
-                    self._record(kind, name, tensor)
+            args = self._product(plain, args, moving)
         elif plain in ("linear", "conv1d") and self._depends[moving[0]].layout == "NCL":
             if moving[0].shape[-1] > 1 and plain == "linear":
-                self._record(MIXING, name, next(iter(_tensors(args[1:]))))
+                self._record(MIXING, name, next(iter(tensors_in(args[1:]))))
         elif plain in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
             self._record(RECURRENCE, name)
         elif func is Tensor.unfold and moving[0].ndim >= 4:
             self._record(WINDOWS, name)
         elif func is F.interpolate:
-            if not _whole(moving[0], args, kwargs):
+            if not whole_factor(moving[0], args, kwargs):
                 self._record(RESAMPLING, name)
         elif plain.startswith("adaptive_") and "2d" in plain:
             sides = args[1] if len(args) > 1 else kwargs.get("output_size", 1)
@@ -158,8 +147,28 @@ class Follower(TorchFunctionMode):
                 self._record(RESAMPLING, name)
         return args, kwargs
 
+    def _product(self, plain: str, args: tuple[Any, ...], moving: list[Tensor]) -> tuple[Any, ...]:
+        """Look at the constants of a product, such as tables of relative positions."""
+        for n, c in enumerate(args):
+            if not isinstance(c, Tensor) or c in self._depends or not (kind := self._kind(c, "")):
+                continue
+            first = 1 if plain == "einsum" else 0
+            if plain == "einsum":
+                places = _kept_dims(args[0], n - 1, c)
+            else:
+                places = (-1,) if n > first else (-2,)
+            changed = self._substituted(moving[0], c, plain, places, 0.0, kind)
+            args = (*args[:n], changed, *args[n + 1 :])
+        return args
+
     def _met(
-        self, c: Any, items: Sequence[Any], moving: list[Tensor], name: str, along: int | None
+        self,
+        c: Any,
+        items: Sequence[Any],
+        moving: list[Tensor],
+        name: str,
+        along: int | None,
+        neutral: float = 0.0,
     ) -> Any:
         """Look at one operand of a call in which another one depends on the image."""
         if not isinstance(c, Tensor) or c in self._depends or c.ndim == 0:
@@ -169,29 +178,78 @@ class Follower(TorchFunctionMode):
             key=lambda t: t.ndim,
             default=moving[0],
         )
-        trained = c in self._origin
-        if not _over_places(c, x, along, trained, self._depends[x].layout):
+        trait = self._depends[x]
+        places = place_dims(c, x, along, c in self._origin, trait.layout, trait.product)
+        if not places:
             return c
         if along is not None:
-            kind = self._kind(c, COORDINATES)
-        elif self._depends[x].product and _varies(c, (-2, -1), trained):
-            kind = self._kind(c, MASK if c.dtype == torch.bool else RELATIVE)
+            otherwise = COORDINATES
+        elif trait.product and places == (-2, -1):
+            otherwise = RELATIVE
         else:
-            kind = self._kind(c, FACTOR if name in ("mul", "div") else EMBEDDING)
-        if kind == COORDINATES and along is None and not bool(c.any()):
-            return c
-        source = self._record(kind, name, c)
-        return self._substitute(source, x, c) if self._substitute else c
+            otherwise = FACTOR if name in ("mul", "div") else EMBEDDING
+            if along is None and self._kind(c, otherwise) == COORDINATES and not bool(c.any()):
+                return c
+        return self._substituted(x, c, name, places, neutral, otherwise)
+
+    def _substituted(
+        self,
+        x: Tensor,
+        c: Tensor,
+        name: str,
+        places: tuple[int, ...],
+        neutral: float,
+        otherwise: str,
+    ) -> Tensor:
+        """Record a constant, or each summand of one, as a source; return what takes its place."""
+        parts = [
+            (part, MASK if otherwise == RELATIVE and _masks(part) else self._kind(part, otherwise))
+            for part in self._parts.get(c, (c,))
+        ]
+        if len({kind for _, kind in parts}) == 1:
+            parts = [(c, parts[0][1])]
+        changed: Tensor | None = None
+        for part, kind in parts:
+            source = self._record(kind, name, part)
+            if self._substitute:
+                part = self._substitute(Meeting(source, x, part, places, neutral))
+            changed = part if changed is None else changed + part
+        assert changed is not None  # there is one part at least
+        return changed if self._substitute else c
 
     def _kind(self, c: Tensor, otherwise: str) -> str:
         names = " ".join(self._origin.get(c, ()))
-        return next((kind for kind, words in _NAMES if words.search(names)), otherwise)
+        return next((kind for kind, words in NAMES if words.search(names)), otherwise)
 
     def _record(self, kind: str, function: str, c: Tensor | None = None) -> Source:
         origin = () if c is None else self._origin.get(c, ())
         source = Source(kind, module_path(self._names), function, ", ".join(origin))
         self.sources[source] += 1
         return source
+
+    def _note_constant(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        out: Any,
+    ) -> None:
+        """Keep track of what a tensor was made from that doesn't depend on the image."""
+        origin = tuple(sorted({n for t in tensors for n in self._origin.get(t, ())}))
+        if origin:
+            for tensor in tensors_in(out):
+                if tensor not in self._origin:
+                    self._origin[tensor] = origin
+        if not isinstance(out, Tensor) or out.ndim < 2 or not out.is_floating_point():
+            return
+        plain = name.strip("_").removeprefix("r")
+        if plain == "add" and len(tensors) == 2 and all(out is not t for t in tensors):
+            self._parts[out] = tuple(t.expand(out.shape) for t in tensors)
+        elif len(tensors) == 1 and tensors[0] in self._parts and plain in _RESHAPING:
+            parts = self._parts[tensors[0]]
+            self._parts[out] = tuple(func(part, *args[1:], **kwargs) for part in parts)
 
     def _trait(
         self,
@@ -200,16 +258,16 @@ class Follower(TorchFunctionMode):
         kwargs: dict[str, Any],
         moving: list[Tensor],
         out: Any,
-    ) -> _Trait:
+    ) -> Trait:
         """What is known of the layout of a call's result."""
         x, old = moving[0], self._depends[moving[0]]
         plain = name.rstrip("_")
         if not isinstance(out, Tensor):
-            return _Trait(layout=old.layout if plain in ("chunk", "split") else "")
+            return Trait(layout=old.layout if plain in ("chunk", "split") else "")
         if plain in _MAPS and out.ndim == 4:
-            return _Trait(layout="NCHW")
+            return Trait(layout="NCHW")
         if plain in ("matmul", "bmm", "einsum", "__matmul__", "baddbmm"):
-            return _Trait(product=len(moving) > 1)
+            return Trait(product=len(moving) > 1)
         product = old.product and out.ndim >= 3 and plain not in ("linear", "conv2d")
         if plain in ("view", "reshape", "flatten", "unflatten"):
             if old.split and self._partitions(x, out):
@@ -222,11 +280,11 @@ class Follower(TorchFunctionMode):
                     layout = "NLC"
             elif out.shape == x.shape:
                 layout = old.layout
-            return _Trait(product, layout, _splits(x, out))
+            return Trait(product, layout, splits(x, out))
         if plain in _TURNING and out.ndim == x.ndim == len(old.layout):
-            return _Trait(product, _turned(x, out, old.layout), old.split)
+            return Trait(product, turned(x, out, old.layout), old.split)
         kept = out.ndim == x.ndim
-        return _Trait(product, old.layout if kept else "", old.split and kept)
+        return Trait(product, old.layout if kept else "", old.split and kept)
 
     def _partitions(self, x: Tensor, out: Tensor) -> bool:
         """Whether windows of a map that was split become images or groups of their own."""
@@ -236,15 +294,6 @@ class Follower(TorchFunctionMode):
         if windows == 1 or out.shape[-1] == x.shape[3] * x.shape[4] * x.shape[5]:
             return False
         return out.shape[0] == x.shape[0] * windows or tuple(out.shape[:2]) == (x.shape[0], windows)
-
-
-@dataclass(frozen=True)
-class _Trait:
-    """What is known of a tensor that depends on the image."""
-
-    product: bool = False  # of two such tensors: attention logits
-    layout: str = ""  # NCHW, NHWC, NLC or NCL, where known
-    split: bool = False  # a map whose rows and columns were each split in two
 
 
 _ELEMENTWISE = (
@@ -259,92 +308,42 @@ _MAPS = (
 
 _TURNING = ("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "mT", "__get__")
 
-_PLACES = {"NCHW": (2, 3), "NHWC": (1, 2), "NLC": (1,), "NCL": (2,)}
-"""Dimensions of places by layout."""
+
+_RESHAPING = (
+    *("view", "reshape", "expand", "expand_as", "unsqueeze", "squeeze", "contiguous", "to"),
+    *("permute", "transpose", "repeat", "flatten", "unflatten", "type_as", "float", "double"),
+)
+"""What leaves a sum the sum of its parts, each of them so changed."""
+
+_LOWERED = -10.0
+"""Logits are lowered by this much, or more, by a mask that is not one of truth values."""
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-
-
-def _varies(c: Tensor, dims: Sequence[int], trained: bool = False) -> bool:
-    """Whether a tensor differs along each of these dimensions, or could after training."""
-    return all(
-        -d <= c.ndim
-        and c.shape[d] > 1
-        and c.stride(d) != 0
-        and (trained or bool((c != c.narrow(d, 0, 1)).any()))
-        for d in dims
-    )
-
-
-def _over_places(c: Tensor, x: Tensor, along: int | None, trained: bool, layout: str) -> bool:
-    """Whether a tensor varies over the places of a map or of tokens that it meets.
-
-    Over channels alone every scale and bias does. Where the layout is not known, the rows of a map
-    (B, C, H, W) or the heads' tokens (B, N, L, D) are dimension 2, those of tokens (B, L, C)
-    dimension 1 together with C.
-    """
-    offset = x.ndim - c.ndim
-    if offset < 0 or x.ndim < 3:
-        return False
-    varying = {
-        d + offset for d in range(c.ndim) if d + offset and _varies(c, (d - c.ndim,), trained)
-    }
-    if along is not None:
-        along %= x.ndim
-        if x.ndim == 4 and along in (1, 3):
-            return bool(varying & ({2, 3} if along == 1 else {1, 2}))
-        return x.ndim == 3 and along == 2 and 1 in varying
-    if len(layout) == x.ndim:
-        return bool(varying & set(_PLACES[layout]))
-    if x.ndim == 3:
-        return {1, 2} <= varying
-    if x.ndim == 4:
-        return 2 in varying
-    return len(varying) > 1
-
-
-def _turned(x: Tensor, out: Tensor, layout: str) -> str:
-    """Layout of a tensor whose dimensions were put in another order, as its strides tell."""
-    turn = {"NCHW": "NHWC", "NHWC": "NCHW", "NCL": "NLC", "NLC": "NCL"}
-    for other in (layout, turn.get(layout, "")):
-        order = [layout.index(letter) for letter in other]
-        seen = [(x.shape[d], x.stride(d)) for d in order]
-        if seen == list(zip(out.shape, out.stride(), strict=True)):
-            return other
-    return ""
-
-
-def _splits(x: Tensor, out: Tensor) -> bool:
-    """Whether a view splits the rows and the columns of a map in two each."""
-    if x.ndim != 4 or out.ndim != 6 or out.shape[0] != x.shape[0]:
-        return False
-    h, u, w, v, c = out.shape[1:]
-    if (h * u, w * v, c) == tuple(x.shape[1:]):
+def _masks(c: Tensor) -> bool:
+    """Whether a tensor says which keys a query may see, by its values: 0 or a large negative one."""
+    if c.dtype == torch.bool:
         return True
-    c, h, u, w, v = out.shape[1:]
-    return (c, h * u, w * v) == tuple(x.shape[1:])
+    lowered = c <= _LOWERED
+    return bool(lowered.any()) and bool(((c == 0) | lowered).all())
 
 
-def _whole(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an interpolation scales by a whole factor, up or down, without aligned corners."""
-    names = ("input", "size", "scale_factor", "mode", "align_corners")
-    given = dict(zip(names, args, strict=False)) | kwargs
-    if given.get("align_corners") or x.ndim != 4:
-        return False
-    size, factor = given.get("size"), given.get("scale_factor")
-    if size is None:
-        pair = factor if isinstance(factor, Sequence) else (factor, factor)
-        size = [n * f for n, f in zip(x.shape[-2:], pair, strict=True)]
-    pair = size if isinstance(size, Sequence) else (size, size)
-    return all(
-        float(s) % n == 0 or n % float(s) == 0 for s, n in zip(pair, x.shape[-2:], strict=True)
-    )
+def _neutral(name: str, place: int, args: tuple[Any, ...], depends: WeakIdKeyDictionary) -> float:
+    """Return the number in place of an operand that leaves the image's tensor as it is."""
+    if name == "where":
+        return float(place == 0 and isinstance(args[1], Tensor) and args[1] in depends)
+    return float("mul" in name or "div" in name)
+
+
+def _kept_dims(equation: Any, operand: int, c: Tensor) -> tuple[int, ...]:
+    """Dimensions of an operand, counted from its last, that ``einsum`` does not sum over.
+
+    Left out are the heads of tokens (B, heads, N, C) which the operand shares.
+    """
+    if not isinstance(equation, str) or "." in equation or "->" not in equation:
+        return tuple(range(-c.ndim, -1))
+    inputs, output = equation.replace(" ", "").split("->")
+    letters = inputs.split(",")
+    first = letters[1 - operand] if len(letters) == 2 else ""
+    heads = first[1] if len(first) >= 4 and letters[operand][0] == first[1] else ""
+    kept = [letter in output and letter != heads for letter in letters[operand]]
+    return tuple(d - len(kept) for d, keep in enumerate(kept) if keep)

@@ -11,43 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.backbone import Backbone
-from ..backbones.layer import Layer, as_tokens
+from ..backbones.layer import Layer
 from ..backbones.probed import ProbedLayers
-from ..backbones.reading import describe
 from ..borders.mode import padding
 from ..errors import ProbeError
 from ..stimuli.source import stretch
-from .follower import EMBEDDING, Follower, Source
+from .follower import Follower
 from .removals import REMOVALS
+from .removing import Removing
 from .variant import Variant
-
-
-class Embeddings:
-    """Takes the place of absolute position embeddings: their mean over places, or a permutation.
-
-    Entries of tokens that stand for no place, such as a class token, stay as they are.
-    """
-
-    def __init__(self, how: str, model: nn.Module, image_size: tuple[int, int], seed: int) -> None:
-        self.how, self.model, self.image_size, self.seed = how, model, image_size, seed
-
-    def __call__(self, source: Source, x: Tensor, c: Tensor) -> Tensor:
-        if source.kind != EMBEDDING:
-            return c
-        shape = (1, *x.shape[1:])
-        layer = describe(Layer("", 1, 0, 0, 0, "", 0, self.image_size), self.model, shape)
-        if layer is None:
-            return c
-        c = c[:1] if c.ndim == x.ndim else c
-        tokens = as_tokens(c.expand(shape), layer.layout).clone()
-        last = tokens.shape[1] - layer.suffix
-        places = tokens[:, layer.prefix : last]
-        stream = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(places.shape[1], generator=stream).to(places.device)
-        tokens[:, layer.prefix : last] = REMOVALS[self.how].change(places, order)
-        if layer.layout[1] == "C":
-            tokens = tokens.transpose(1, 2)
-        return tokens.reshape(shape)
 
 
 @contextmanager
@@ -69,17 +41,22 @@ def running(
     border: AbstractContextManager[Any] = nullcontext()
     if variant.rule != "original":
         border = padding(variant.rule, seed=seed, first=first, wrap_unpadded=wrap_unpadded)
-    if not variant.embedding:
+    if not variant.removals:
         with border as mode:
             yield mode
         return
-    change = Embeddings(variant.embedding, model, (int(x.shape[-2]), int(x.shape[-1])), seed)
-    with border as mode, Follower(model, x, change) as follower:
+    remove = Removing(variant.removals, model, (int(x.shape[-2]), int(x.shape[-1])), seed)
+    with border as mode, Follower(model, x, remove) as follower:
         yield mode
-    if not any(source.kind == EMBEDDING for source in follower.sources):
-        raise ProbeError(
-            f"variant {variant.name!r}: the network adds no absolute position embedding"
-        )
+    met = {source.kind for source in follower.sources}
+    for name in () if variant.everything else variant.removals:
+        if REMOVALS[name].kind not in met:
+            others = [r for r in REMOVALS if REMOVALS[r].kind in met and r not in variant.removals]
+            raise ProbeError(
+                f"variant {variant.name!r}: {name} would change nothing, the network has no "
+                f"{REMOVALS[name].kind}; there is to remove: "
+                + (", ".join(others) or "nothing but padding")
+            )
 
 
 @dataclass(frozen=True)
@@ -152,7 +129,7 @@ def open_variant(
     see :func:`find_margin`.
     """
     plain = VariantRun(variant, probed, probed.layers, margin if variant.canvas else 0)
-    if variant.rule in ("original", "zeros") and not variant.canvas and not variant.embedding:
+    if variant.rule in ("original", "zeros") and not variant.canvas and not variant.removals:
         return plain
     x = backbone.normalise(stretch(images, plain.margin))
     try:

@@ -1,8 +1,9 @@
 """Variants: the named ways to run a backbone.
 
 ``original`` runs it as it was trained; each of the others takes a source of position away. A name
-has one part for borders (a rule of :func:`probe.padding`, or ``canvas``) and one for position
-embeddings (``no_pos_embed`` or ``shuffled_pos_embed``), joined by ``+`` if there are both.
+has one part for borders (a rule of :func:`probe.padding`, or ``canvas``) and one for each other
+kind of source (``no_pos_embed``, ``no_rel_bias``, …), joined by ``+`` if there are several.
+``no_position`` is all of them with circular padding.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from dataclasses import dataclass
 
 from ..borders.rules import RULES, Rule
 from ..errors import ProbeError, one_of
-from .removals import REMOVALS, Removal
+from .kinds import EMBEDDING, PADDING
+from .removals import NO_POSITION, REMOVALS, Everything, Removal
 
 CANVAS = Rule("a larger stretch of the stimulus, of which only the middle is probed", None, True)
 
-VARIANTS: Mapping[str, Rule | Removal] = ChainMap(
+EVERYTHING = "no_position"
+"""The part of a name that stands for circular padding and :data:`NO_POSITION`."""
+
+VARIANTS: Mapping[str, Rule | Removal | Everything] = ChainMap(
     REMOVALS,  # type: ignore[arg-type]
+    {EVERYTHING: Everything()},
     {"canvas": CANVAS},
     RULES,  # type: ignore[arg-type]
 )
@@ -37,19 +43,35 @@ class Variant:
         The border rule, see :func:`probe.padding`.
     canvas : bool
         Whether the network sees a larger stretch of the stimulus than is probed.
-    embedding : str
-        One of :data:`~probe.variants.removals.REMOVALS`, or empty.
+    removals : tuple of str
+        Of :data:`~probe.variants.removals.REMOVALS`, at most one for each kind of source.
     """
 
     name: str
     rule: str = "original"
     canvas: bool = False
-    embedding: str = ""
+    removals: tuple[str, ...] = ()
 
     @property
     def removes_padding(self) -> bool:
         """Whether nothing of padding should be left."""
         return self.canvas or RULES[self.rule].removes_padding
+
+    @property
+    def embedding(self) -> str:
+        """What becomes of absolute position embeddings; empty if nothing does."""
+        return next((r for r in self.removals if REMOVALS[r].kind == EMBEDDING), "")
+
+    @property
+    def everything(self) -> bool:
+        """Whether it takes away whatever a network has, and asks for nothing of its own."""
+        return EVERYTHING in self.name.split("+")
+
+    @property
+    def removed_kinds(self) -> frozenset[str]:
+        """Kinds of sources of which nothing should be left."""
+        kinds = {REMOVALS[r].kind for r in self.removals if REMOVALS[r].removes}
+        return frozenset(kinds | ({PADDING} if self.removes_padding else set()))
 
     @property
     def description(self) -> str:
@@ -65,14 +87,21 @@ class Variant:
 def parse_variant(name: str) -> Variant:
     """Take a variant's name apart."""
     parts = [one_of(part.strip(), VARIANTS, "variant") for part in str(name).split("+")]
-    borders = [part for part in parts if part not in REMOVALS]
-    embeddings = [part for part in parts if part in REMOVALS]
-    if len(borders) > 1 or len(embeddings) > 1:
+    everything = EVERYTHING in parts
+    borders = [part for part in parts if part not in REMOVALS and part != EVERYTHING]
+    removals = [part for part in REMOVALS if part in parts]
+    kinds = [REMOVALS[part].kind for part in removals]
+    if len(borders) > 1 or len(set(parts)) < len(parts) or len(set(kinds)) < len(kinds):
         raise ProbeError(
-            f"variant {name!r}: expected one border rule and one part for position embeddings at "
-            f"most, got {len(borders)} and {len(embeddings)}"
+            f"variant {name!r}: expected one border rule and one removal for each kind of source at "
+            f"most, got {len(parts)} parts: {', '.join(parts)}"
         )
-    border = borders[0] if borders else "original"
-    canvas = border == "canvas"
-    name = "+".join([*(b for b in borders if b != "original" or not embeddings), *embeddings])
-    return Variant(name, "original" if canvas else border, canvas, "".join(embeddings))
+    border = borders[0] if borders else ("circular" if everything else "original")
+    shown = [b for b in borders if b != ("circular" if everything else "original")]
+    whole = [*removals, *(r for r in NO_POSITION if REMOVALS[r].kind not in kinds)]
+    return Variant(
+        "+".join([*shown, *([EVERYTHING] if everything else []), *removals]) or "original",
+        "original" if border == "canvas" else border,
+        border == "canvas",
+        tuple(whole if everything else removals),
+    )

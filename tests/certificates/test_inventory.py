@@ -13,7 +13,7 @@ from torch import nn
 import probe
 from probe.certificates.inventory import COLUMNS
 from probe.coordconv import AddCoords, inflate
-from probe.variants.follower import (
+from probe.variants.kinds import (
     COORDINATES,
     EMBEDDING,
     FACTOR,

@@ -24,7 +24,7 @@ from probe.variants.canvas import (
     find_margin,
     padding_leakage,
 )
-from probe.variants.removals import REMOVALS
+from probe.variants.removals import NO_POSITION, REMOVALS
 from probe.variants.run import VariantRun, open_variant, running
 from probe.variants.variant import VARIANTS, parse_variant
 
@@ -69,19 +69,25 @@ def under(name, model, x, seed=0):
 
 
 @given(parts=st.lists(st.sampled_from(list(VARIANTS)), min_size=1, max_size=3))
-def test_a_name_has_one_border_and_one_embedding_at_most_in_any_order(parts):
-    borders = [part for part in parts if part not in REMOVALS]
-    embeddings = [part for part in parts if part in REMOVALS]
-    if len(borders) > 1 or len(embeddings) > 1:
-        with pytest.raises(probe.ProbeError, match=f"got {len(borders)} and {len(embeddings)}"):
+def test_a_name_has_one_border_and_one_removal_of_a_kind_at_most_in_any_order(parts):
+    borders = [part for part in parts if part in RULES or part == "canvas"]
+    removals = [part for part in REMOVALS if part in parts]
+    kinds = {REMOVALS[part].kind for part in removals}
+    if len(borders) > 1 or len(kinds) < len(removals) or len(set(parts)) < len(parts):
+        with pytest.raises(probe.ProbeError, match=f"got {len(parts)} parts"):
             parse_variant("+".join(parts))
         return
     first, *rest = (parse_variant(" + ".join(order)) for order in itertools.permutations(parts))
     assert all(other == first for other in rest)
     assert parse_variant(first.name) == first
     assert first.canvas == ("canvas" in parts)
-    assert first.rule == ([b for b in borders if b in RULES] or ["original"])[0]
-    assert first.embedding == "".join(embeddings)
+    everything = "no_position" in parts
+    usual = "circular" if everything else "original"
+    assert first.rule == ("original" if first.canvas else ([*borders, usual])[0])
+    assert set(removals) <= set(first.removals)
+    assert {REMOVALS[r].kind for r in first.removals} >= {
+        REMOVALS[r].kind for r in NO_POSITION if everything
+    }
     assert first.torus == ("valid" not in parts)
 
 
@@ -205,7 +211,7 @@ def test_two_seeds_shuffle_two_ways():
 def test_a_network_without_position_embedding_is_refused(tiny, variant):
     x = torch.zeros(1, 3, 32, 32)
     with (
-        pytest.raises(probe.ProbeError, match="adds no absolute position embedding"),
+        pytest.raises(probe.ProbeError, match="would change nothing.*nothing but padding"),
         running(parse_variant(variant), tiny, x),
     ):
         tiny(x)

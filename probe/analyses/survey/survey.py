@@ -20,7 +20,7 @@ from ...certificates.certificate import Certificate
 from ...certificates.prepare import prepare
 from ...errors import ProbeError
 from ...files import write_files
-from ...variants.follower import PADDING
+from ...variants.kinds import PADDING
 from ...variants.variant import parse_variant
 from .page import survey_page
 from .table import (
