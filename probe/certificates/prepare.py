@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,8 +63,9 @@ def prepare(
         except ProbeError as error:
             failure = failure or error
             continue
-        # Pooling to a fixed number of places may divide the network's own image size.
-        if not target.resampled_alone:
+        # Pooling to a fixed number of places may divide the network's own image size, and so may
+        # windows.
+        if not target.resampled_alone and not target.windowed:
             break
     if target is None:
         assert failure is not None
@@ -82,11 +86,30 @@ def _find_layers(
                     probed = layers.again(candidate.model, x, backbone.name)
                 else:
                     probed = probe_layers(candidate.model, layers, x, backbone.name)
-                return CertificationTarget(candidate, probed, images, seed)
+                larger = partial(_twice_as_large, candidate, probed, size, seed)
+                return CertificationTarget(candidate, probed, images, seed, larger)
             except ProbeError as error:
                 failure = failure or error
     assert failure is not None
     raise failure
+
+
+def _twice_as_large(
+    backbone: Backbone, probed: ProbedLayers, size: tuple[int, int], seed: int
+) -> CertificationTarget | None:
+    """Set a copy of a network to images of twice the size, if it can see them."""
+    height, width = (2 * pixels for pixels in size)
+    try:
+        model = copy.deepcopy(backbone.model)
+        resize: Any = getattr(model, "set_input_size", None)
+        if callable(resize):
+            options = {}
+            if "window_size" in inspect.signature(resize).parameters:  # or it grows with the image
+                options["window_size"] = [s.blocks[0].window_size for s in model.layers]  # type: ignore[union-attr]
+            resize(img_size=(height, width), **options)
+        return _find_layers(replace(backbone, model=model), probed, (height, width), seed)
+    except Exception:  # whatever the model's author chose to raise
+        return None
 
 
 def calibrate_norms(model: nn.Module, x: Tensor) -> None:

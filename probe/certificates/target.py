@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,6 +36,7 @@ from .certificate import (
     beside_padding,
     kinds,
 )
+from .determinism import first_random
 from .inventory import double_precision, take_inventory
 
 
@@ -44,16 +45,19 @@ class CertificationTarget:
     """A network ready to be certified under any variant; see :func:`prepare`.
 
     ``backbone`` is a copy in float64 where that can be had, ``probed`` the layers to look at,
-    ``images`` one tileable image in [0, 1], ``seed`` that of noise.
+    ``images`` one tileable image in [0, 1], ``seed`` that of noise, ``larger`` builds the same
+    network for images of twice the size, on which a shift of whole windows may fit.
     """
 
     backbone: Backbone
     probed: ProbedLayers
     images: Tensor
     seed: int = 0
+    larger: Callable[[], CertificationTarget | None] | None = None
     _plain: _Measurement | None = None
     _inventory: pd.DataFrame | None = None
     _read: ReadLayers | None = None
+    _random: tuple[str | None] | None = None
 
     @property
     def inventory(self) -> pd.DataFrame:
@@ -79,18 +83,51 @@ class CertificationTarget:
         return [layer.name for layer in self.probed.layers]
 
     @property
+    def random(self) -> str | None:
+        """The first module that returns something else for the same images, if one does."""
+        if self._random is None:
+            model, x = self.backbone.model, self.backbone.normalise(self.images)
+            with quietly(model):
+                run = partial(getattr(model, self.probed.entry), x)
+                self._random = (first_random(model, run, x.device),)
+        return self._random[0]
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the network looks at windows one by one."""
+        return WINDOWS in set(self.inventory["kind"])
+
+    @property
     def resampled_alone(self) -> bool:
         """Whether uneven pooling or resizing is the one source of position besides padding."""
         return set(self.inventory["kind"]) - {PADDING} == {RESAMPLING}
 
     def certify(self, variant: Variant, margin: int | None = None) -> Certificate:
-        """Measure one variant; ``margin`` is that of a canvas."""
+        """Measure one variant; ``margin`` is that of a canvas.
+
+        Where windows leave no shift on images of this size, larger ones are tried.
+        """
+        measured = self._certify(variant, margin)
+        helps = self.windowed and variant.torus and not variant.canvas
+        if measured.passed or not helps or measured.sources or self.larger is None:
+            return measured
+        larger = self.larger()
+        again = larger._certify(variant, margin) if larger else measured
+        return again if again.passed else measured
+
+    def _certify(self, variant: Variant, margin: int | None) -> Certificate:
         size = self.probed.layers[0].image_size
         precision = str(self.backbone.dtype).removeprefix("torch.")
         threshold = THRESHOLD if precision == "float64" else SINGLE_THRESHOLD
         remaining = self._remaining(variant)
         blank = Certificate(math.nan, False, "", threshold=threshold, sources=remaining)
         blank = replace(blank, image_size=size, precision=precision)
+        if self.random is not None:
+            reason = (
+                f"not defined: the network is not deterministic in eval mode, two passes over the "
+                f"same images differ from {self.random} on; switch its noise or dropout off"
+            )
+            return replace(blank, reason=reason, first_break=self.random)
         stride = total_stride(self.backbone.model)
         with quietly(self.backbone.model):
             if variant.canvas and margin is None:
@@ -127,6 +164,8 @@ class CertificationTarget:
         """
         passed, first = measured.residual <= measured.threshold, None
         reason = "every layer that was looked at is translation equivariant"
+        if self.windowed:
+            reason += " up to its place within a window of {} × {} pixels".format(*measured.shift)
         if math.isnan(measured.residual):
             reason = "not defined: features are not finite"
         elif not passed:
@@ -135,6 +174,11 @@ class CertificationTarget:
             reason = f"position enters at or before {first}"
             if causes := _causes(measured.sources, before, first, self._whole):
                 reason += f": {kinds(causes)}"
+            elif self.windowed and not measured.sources:
+                reason += (
+                    ": of the sources that were found only windows are left, and no shift smaller "
+                    "than the image was found that moves all of them; choose a larger image size"
+                )
         elif beside_padding(measured.sources):
             passed = False
             reason = (
@@ -161,13 +205,15 @@ class CertificationTarget:
         measured = self._measure(seen, shift)
         if measured.residual <= threshold:
             return measured
-        doubled = (2 * shift[0], 2 * shift[1])
-        sides = zip(self.probed.layers[0].image_size, doubled, strict=True)
-        if not remaining and all(pixels % d == 0 and pixels > d for pixels, d in sides):
-            # Some layers halve a map and double it again, within a block.
-            again = self._measure(seen, doubled)
-            if again.residual <= threshold:
-                return again
+        sides = list(zip(self.probed.layers[0].image_size, shift, strict=True))
+        # Some layers halve a map and double it again, within a block; windows have a stride.
+        most = min(pixels // step for pixels, step in sides) if self.windowed else 3
+        for factor in range(2, most) if not remaining else ():
+            wider = (factor * shift[0], factor * shift[1])
+            if all(pixels % (factor * step) == 0 < pixels - factor * step for pixels, step in sides):
+                again = self._measure(seen, wider)
+                if again.residual <= threshold:
+                    return again
         return self._measure(seen, shift, threshold)
 
     @property
@@ -216,6 +262,12 @@ class CertificationTarget:
             layer = whole and reread(whole, self.backbone.model, shape, 2, size)
             if layer and max(layer.places) > 1 and _whole_places(layer, shift):
                 compare(replace(layer, name="output"), layer.canonical(out, 2))
+            if layer and layer.prefix + layer.suffix and layer.layout == "NLC":
+                # Tokens of no place are compared as they are.
+                last = layer.prefix + layer.height * layer.width
+                tokens = torch.cat([out[:, : layer.prefix], out[:, last:]], 1)
+                scale = float(tokens.abs().max()) or 1.0
+                residuals["tokens of no place"] = float((tokens[1] - tokens[0]).abs().max()) / scale
         ordered = {layer.name: residuals[layer.name] for layer in seen.layers} | residuals
         values = list(ordered.values())
         residual = math.nan if any(map(math.isnan, values)) else max(values)

@@ -97,6 +97,10 @@ def wrap_offsets(values: Tensor, grids: tuple[Grid, ...], order: Tensor) -> Tens
     return out.flatten(-4, -3).flatten(-2)
 
 
+_UNTIE = 0.0131
+"""Added before rounding, so that a sine and its cosine, known to some digits, go the same way."""
+
+
 def whole_turns(values: Tensor, grids: tuple[Grid, ...], order: Tensor) -> Tensor:
     r"""Round the frequencies of sines and cosines over the grid to whole turns.
 
@@ -115,19 +119,35 @@ def whole_turns(values: Tensor, grids: tuple[Grid, ...], order: Tensor) -> Tenso
         power = within.square().sum((-1, -2), keepdim=True)
         cosine = (within * around).sum((-1, -2), keepdim=True) / (2 * power.clamp(min=1e-30))
         turn = cosine.clamp(-1, 1).acos()
-        rounded = (turn * n / (2 * math.pi)).round() * (2 * math.pi / n)
+        rounded = (turn * n / (2 * math.pi) + _UNTIE).round() * (2 * math.pi / n)
         steps = values.new_tensor(range(n)).double()
         basis, torus = (_waves(angle * steps) for angle in (turn, rounded))
         weights = basis.pinverse(rcond=1e-7).transpose(-1, -2) @ series.transpose(-1, -2)
-        if not bool(
-            (basis.transpose(-1, -2) @ weights - series.transpose(-1, -2)).abs().max() < 0.1
-        ):
+        apart = (basis.transpose(-1, -2) @ weights - series.transpose(-1, -2)).abs().amax()
+        if not float(apart) < 0.1:
             raise ProbeError(
                 "circular_rope: expected rotary factors of one frequency along each side, got "
                 "others; use no_rope"
             )
+        weights = weights.where(rounded == 0, _quarter(weights))
         table = (torus.transpose(-1, -2) @ weights).transpose(-1, -2).transpose(axis, -1)
     return table.flatten(-2).to(values.dtype)
+
+
+def _quarter(weights: Tensor) -> Tensor:
+    """Bring waves, shape (…, 2, series), to the nearest quarter of a turn and an amplitude of 1.
+
+    A turn which all places share changes no product of queries and keys; the sine and the cosine
+    of one rotation, which are changed one at a time, then agree to the last digit. Waves of which
+    the series differ stay as they are.
+    """
+    mean = weights.mean(-1, keepdim=True)
+    phase = mean[..., 1:, :].arctan2(mean[..., :1, :])
+    quarter = (phase / (math.pi / 2) + _UNTIE).round() * (math.pi / 2)
+    turned = quarter.expand_as(mean).clone()
+    turned[..., :1, :], turned[..., 1:, :] = quarter.cos(), quarter.sin()
+    same = (weights - mean).abs().amax((-1, -2), keepdim=True) < 1e-3
+    return turned.expand_as(weights).where(same, weights)
 
 
 def _waves(angles: Tensor) -> Tensor:
