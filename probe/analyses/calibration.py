@@ -128,7 +128,8 @@ def calibrate(
         for number in bar:
             if number in done:
                 continue
-            job = setup.job(Leaves(setup.size, number), number)
+            leaves = Leaves(setup.size, number).with_channels(backbone.channels)
+            job = setup.job(leaves, number)
             tables.append(seed_scores(job, Condition.of(job, backbone, view)))
             if folder is not None:
                 Calibration(_joined(tables), provenance).save(folder)

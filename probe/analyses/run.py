@@ -53,7 +53,7 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
     Parameters
     ----------
     model : str or Module
-        A timm name, or any module that maps images (B, 3, H, W).
+        A timm name, or any module that maps images (B, C, H, W).
     {options}
 
     Returns

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import ProbeError
 from ..machine import pick_device
 from .catalogue import known_model
+from .channels import image_channels
 from .initialisation import Origin
 from .weights import DEFAULT_SIZE, build_model
 
@@ -64,8 +65,13 @@ class Backbone:
         floating = (t.dtype for t in _tensors(self.model) if t.is_floating_point())
         return next(floating, torch.float32)
 
+    @property
+    def channels(self) -> int:
+        """Of the images that it takes."""
+        return len(self.mean)
+
     def normalise(self, images: Tensor) -> Tensor:
-        """Turn images in [0, 1], shape (B, 3, H, W), into the input of the model.
+        """Turn images in [0, 1], shape (B, C, H, W), into the input of the model.
 
         ``(x − mean) / std`` by channel, on the model's device and in its dtype.
         """
@@ -119,8 +125,9 @@ def load_backbone(
     name : str, optional
         What to call it.
     mean, std : sequence of float, optional
-        Normalisation; by default timm's for these weights, or none (0 and 1) for a module without
-        a ``pretrained_cfg``.
+        Normalisation, one number or one a channel; by default timm's for these weights, or none (0
+        and 1) for a module without a ``pretrained_cfg``. Where timm's has other channels than the
+        network takes, the mean of its numbers stands for each channel, and a caution says so.
 
     Returns
     -------
@@ -131,6 +138,7 @@ def load_backbone(
     ProbeError
         If there is no such model, or the weights can't be had or don't fit.
     """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if isinstance(model, nn.Module):
         if str(weights) != "given":
             raise ProbeError(
@@ -149,23 +157,32 @@ def load_backbone(
         label = name or model
         known_model(model)
         chosen = pick_device(device)
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
         network, origin = build_model(model, str(weights), seed, size)
         network = network.to(chosen).eval()
     config = dict(getattr(network, "pretrained_cfg", None) or {})
-    channels = int(config.get("input_size", (3,))[0])
-    if channels != 3:
-        raise ProbeError(f"{label} takes images of {channels} channels; Probe's stimuli have 3")
+    channels = image_channels(network, config, size)
+    cautions = [origin.caution]
+    normalisation = {}
+    for what, value, none in (("mean", mean, 0.0), ("std", std, 1.0)):
+        usual = config.get(what, (none,))
+        if value is None and len(usual) not in (1, channels):
+            cautions.append(
+                f"{label} takes {channels}-channel images, but timm's normalisation has "
+                f"{len(usual)}: the mean over these is used for each; pass mean and std if it was "
+                "trained with others"
+            )
+            usual = (sum(usual) / len(usual),)
+        normalisation[what] = _by_channel(usual if value is None else value, channels, what)
     return Backbone(
         name=label,
         weights=str(weights),
         source=origin.words,
         sha256=fingerprint(network),
         model=network,
-        mean=_triple(mean, config.get("mean", (0.0,) * 3), "mean"),
-        std=_triple(std, config.get("std", (1.0,) * 3), "std"),
+        mean=normalisation["mean"],
+        std=normalisation["std"],
         config=config,
-        caution=origin.caution,
+        caution="; ".join(c for c in dict.fromkeys(cautions) if c),
     )
 
 
@@ -216,17 +233,14 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _triple(
-    value: Sequence[float] | float | None, default: Sequence[float], what: str
-) -> tuple[float, ...]:
-    if value is None:
-        value = default
+def _by_channel(value: Sequence[float] | float, channels: int, what: str) -> tuple[float, ...]:
+    expected = f"{what}: expected {channels} numbers"
     try:
         items = tuple(float(v) for v in ([value] if isinstance(value, int | float) else value))
     except (TypeError, ValueError):
-        raise ProbeError(f"{what}: expected 3 numbers, got {value!r}") from None
+        raise ProbeError(f"{expected}, got {value!r}") from None
     if len(items) == 1:
-        items = items * 3
-    if len(items) != 3 or (what == "std" and any(v <= 0 for v in items)):
-        raise ProbeError(f"{what}: expected 3 numbers{', above 0' * (what == 'std')}, got {items}")
+        items = items * channels
+    if len(items) != channels or (what == "std" and any(v <= 0 for v in items)):
+        raise ProbeError(f"{expected}{', above 0' * (what == 'std')}, got {items}")
     return items

@@ -6,12 +6,11 @@ import math
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
-from ..errors import ProbeError, ProbeWarning
+from ..errors import ProbeError, ProbeWarning, did_you_mean
 
 PRESETS: tuple[str, ...] = ("stages", "blocks", "convs")
 """Names of ready-made choices of layers."""
@@ -176,11 +175,9 @@ def _blocks(model: nn.Module) -> list[str]:
 def _no_layer(pattern: str, modules: Mapping[str, nn.Module], label: str) -> str:
     if not modules:
         return f"no layer matches {pattern!r}: {label} has no submodules"
-    near = get_close_matches(pattern, modules, n=3, cutoff=0.7)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     shallow = [n for n in modules if n.count(".") <= 1]
     there = ", ".join(shallow[:24]) + (", …" if len(modules) > 24 else "")
     return (
         f"no layer of {label} matches {pattern!r}: expected {', '.join(PRESETS)}, "
-        f"or names or globs among {there}.{hint}"
+        f"or names or globs among {there}.{did_you_mean(pattern, modules, 0.7)}"
     )

@@ -64,7 +64,7 @@ def read_layers(
         In eval mode.
     names : sequence of str
         Of modules, or of calls.
-    x : Tensor, shape (B, 3, H, W)
+    x : Tensor, shape (B, C, H, W)
         Normalised images; the first one is used.
     label : str
         What messages call the model.

@@ -95,7 +95,7 @@ def probe_layers(
         In eval mode.
     layers : str or sequence of str
         See :func:`choose_layers`.
-    x : Tensor, shape (B, 3, H, W)
+    x : Tensor, shape (B, C, H, W)
         Normalised images.
     label : str
         What messages call the model.

@@ -114,7 +114,7 @@ def sources(
     weights = "random" if isinstance(model, str) else "given"
     backbone = load_backbone(model, weights, seed=seed, device=device, image_size=size)
     size = size or input_size(backbone.config, total_stride(backbone.model))
-    images = Leaves(size, seed).batch("certificate", 0, 1)
+    images = Leaves(size, seed).with_channels(backbone.channels).batch("certificate", 0, 1)
     failure: Exception | None = None
     for entry in ("forward", "forward_features"):
         call: Callable[..., Any] | None = getattr(backbone.model, entry, None)

@@ -40,7 +40,7 @@ def prepare(
     wanted = (image_size, image_size) if isinstance(image_size, int) else image_size
     options: dict[str, Any] = {"seed": seed, "device": device}
     if isinstance(model, nn.Module):
-        model = load_backbone(model, "given", **options)
+        model = load_backbone(model, "given", image_size=wanted, **options)
     if isinstance(model, Backbone):
         size = wanted or input_size(model.config, total_stride(model.model))
         return _find_layers(model, layers, size, seed)
@@ -57,7 +57,8 @@ def prepare(
         try:
             backbone = load_backbone(model, weights, image_size=size, **options)
             if weights == "random":
-                images = Leaves(size, seed).batch("certificate", 1, 5)
+                source = Leaves(size, seed).with_channels(backbone.channels)
+                images = source.batch("certificate", 1, 5)
                 calibrate_norms(backbone.model, backbone.normalise(images))
             target = _find_layers(backbone, layers, size, seed)
         except ProbeError as error:
@@ -76,7 +77,7 @@ def prepare(
 def _find_layers(
     backbone: Backbone, layers: str | Sequence[str] | ProbedLayers, size: tuple[int, int], seed: int
 ) -> CertificationTarget:
-    images = Leaves(size, seed).batch("certificate", 0, 1)
+    images = Leaves(size, seed).with_channels(backbone.channels).batch("certificate", 0, 1)
     failure: ProbeError | None = None
     for candidate in (exact_copy(backbone), backbone):
         with quietly(candidate.model):

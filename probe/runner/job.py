@@ -62,9 +62,11 @@ class Job:
 
 
 def layers_seen(
-    head: ReadoutSpec, layers: Sequence[Layer], control: bool = True
+    head: ReadoutSpec, layers: Sequence[Layer], channels: int, control: bool = True
 ) -> tuple[Layer, ...]:
     """Return layers as a readout sees them: the input as a control, then each or all together.
+
+    ``channels`` are those of the input.
 
     Raises
     ------
@@ -76,7 +78,7 @@ def layers_seen(
             f"layers: {INPUT!r} is what the control on the pixels is called; rename that module"
         )
     size, last = layers[0].image_size, layers[-1].depth
-    shown = [Layer(INPUT, 0, 3, *size, "NCHW", 0, size)] if control else []
+    shown = [Layer(INPUT, 0, channels, *size, "NCHW", 0, size)] if control else []
     if head.concat:
         channels = sum(layer.channels for layer in layers)
         shown.append(Layer(CONCAT, last + 1, channels, *grid_size(size), "NCHW", 0, size))
@@ -123,7 +125,7 @@ class Condition:
         ProbeError
             If a layer is called like the input.
         """
-        layers = layers_seen(job.head, seen.layers, job.controls)
+        layers = layers_seen(job.head, seen.layers, job.source.channels, job.controls)
         truths = {
             layer.name: layer_truth(job.head, job.targets, layer, job.seed, job.controls)
             for layer in layers

@@ -63,7 +63,7 @@ class Options:
         Which position maps are read; all by default. See :data:`probe.TARGETS`.
     stimuli : str, Path, Tensor, ndarray or Stimuli
         What the images are: a name, or a folder of photographs. From Python also a tensor
-        (N, 3, H, W) in [0, 1], of which the first are for training, the next for testing. See
+        (N, C, H, W) in [0, 1], of which the first are for training, the next for testing. See
         :data:`probe.stimuli.STIMULI`.
     train_images : int, optional
         How many images to fit the readouts on, at least 2. By default 256; 2,048 for ``posenet``,
@@ -98,8 +98,9 @@ class Options:
         :func:`probe.variants.find_margin`.
     name : str, optional
         What to call the model.
-    mean, std : sequence of 3 float, optional
-        Its normalisation, if not what timm's config says (a module without one: 0 and 1).
+    mean, std : sequence of float, optional
+        Its normalisation by channel, if not what timm's config says (a module without one: 0 and
+        1).
     """
 
     weights: tuple[str, ...] = DEFAULT_WEIGHTS

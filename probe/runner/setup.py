@@ -66,7 +66,7 @@ class Opened:
         Of the run.
     probed : ProbedLayers
         The chosen layers.
-    leaves : Tensor, shape (2, 3, H, W)
+    leaves : Tensor, shape (2, C, H, W)
         Images that dry runs and certificates are made with.
     stride : int
         Total stride of the network.
@@ -288,10 +288,11 @@ def opened(model: str | nn.Module, options: Options) -> Iterator[Opened]:
         for module in {id(b.model): b.model for b in backbones}.values():
             stack.enter_context(evaluating(module))
         with memory_explained(CERTIFICATE_IMAGES):
-            leaves = Leaves(size, options.seed).batch("certificate", 0, CERTIFICATE_IMAGES)
+            source = Leaves(size, options.seed).with_channels(first.channels)
+            leaves = source.batch("certificate", 0, CERTIFICATE_IMAGES)
             probed = probe_layers(first.model, options.layers, first.normalise(leaves), first.name)
         margin = _margin(options, first, probed, stride)
-        stimuli = _stimuli(options, size, margin)
+        stimuli = _stimuli(options, size, margin, first.channels)
         if margin:
             stimuli.batch("test", 0, 1, margin)  # has one, or says so before the long part
         settled = replace(options, image_size=size, weights=weights_asked(model, options))
@@ -320,7 +321,9 @@ def _size_asked(options: Options) -> tuple[int, int] | None:
     return images.image_size if isinstance(images, Stimuli) else None
 
 
-def _stimuli(options: Options, size: tuple[int, int], margin: int = 0) -> Stimuli:
+def _stimuli(
+    options: Options, size: tuple[int, int], margin: int = 0, channels: int | None = None
+) -> Stimuli:
     return open_stimuli(
         options.stimuli,
         size,
@@ -328,4 +331,5 @@ def _stimuli(options: Options, size: tuple[int, int], margin: int = 0) -> Stimul
         train_images=options.train_images,
         test_images=options.test_images,
         margin=margin,
+        channels=channels,
     )

@@ -18,7 +18,7 @@ class Given(Stimuli):
 
     Parameters
     ----------
-    images : Tensor, shape (N, 3, H, W), in [0, 1]
+    images : Tensor, shape (N, C, H, W), in [0, 1]
     train_images, test_images : int
         How many a run takes; together at most N.
     image_size : (int, int), optional
@@ -44,9 +44,9 @@ class Given(Stimuli):
         test_images: int = 64,
         image_size: tuple[int, int] | None = None,
     ) -> None:
-        if images.ndim != 4 or images.shape[1] != 3:
+        if images.ndim != 4 or images.shape[3] <= 4 < images.shape[1]:
             raise ProbeError(
-                f"stimuli: expected a tensor (N, 3, H, W), got shape {tuple(images.shape)}"
+                f"stimuli: expected a tensor (N, C, H, W), got shape {tuple(images.shape)}"
             )
         needed = train_images + test_images
         if len(images) < needed:
@@ -78,6 +78,7 @@ class Given(Stimuli):
                 f"stimuli: expected images of {self.image_size[0]} × {self.image_size[1]} pixels, "
                 f"or with the same margin on all sides, got {whole[0]} × {whole[1]}"
             )
+        self.channels = int(images.shape[1])
         self.margin = around[0] // 2
         self._images = images.detach()
         self._start = {"train": 0, "test": train_images, "certificate": 0}

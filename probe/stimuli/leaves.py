@@ -16,7 +16,8 @@ class Leaves(Stimuli):
 
     Discs of random colour fall at random places; their radii have the density
     :math:`∝ r^{-3}` between 3 and 80 px on an image of 224 px (in proportion on others), which
-    makes the image scale invariant. They wrap around the edges.
+    makes the image scale invariant. They wrap around the edges. Each channel of a disc has a
+    colour of its own, however many channels there are.
 
     References
     ----------
@@ -26,6 +27,7 @@ class Leaves(Stimuli):
     name = "leaves"
     tileable = True
     stationary = True
+    paints_channels = True
 
     LAYERS = 5.0
     """Mean number of discs over a pixel: exp(−5), under 1 %, see the background."""
@@ -49,9 +51,13 @@ class Leaves(Stimuli):
         radii = np.rint(drawn).astype(np.int64)
         ys = rng.integers(0, height, self.discs)
         xs = rng.integers(0, width, self.discs)
-        colours = rng.integers(0, 2**24, self.discs + 1, dtype=np.uint32)
         top = paint_discs(radii, ys, xs, height, width)
-        colours.take(top, out=canvas.view(np.uint32)[..., 0])
+        if self.channels == 3:  # the four bytes of a pixel at once
+            colours = rng.integers(0, 2**24, self.discs + 1, dtype=np.uint32)
+            colours.take(top, out=canvas.view(np.uint32)[..., 0])
+        else:
+            shades = rng.integers(0, 256, (self.discs + 1, self.channels), dtype=np.uint8)
+            shades.take(top, axis=0, out=canvas)
 
 
 def paint_discs(

@@ -21,6 +21,7 @@ class GaussianNoise(Stimuli):
     name = "noise"
     tileable = True
     stationary = True
+    paints_channels = True
 
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         noise = self.rng(split, index).standard_normal(canvas.shape, np.float32)
@@ -33,6 +34,7 @@ class WhiteNoise(Stimuli):
     name = "noise"
     tileable = True
     stationary = True
+    paints_channels = True
 
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         noise = self.rng(split, index).integers(0, 256, canvas.shape, dtype=np.uint8)
@@ -49,6 +51,7 @@ class PinkNoise(Stimuli):
     name = "pink"
     tileable = True
     stationary = True
+    paints_channels = True
 
     def __init__(self, image_size: tuple[int, int], seed: int = 0) -> None:
         super().__init__(image_size, seed)
@@ -70,10 +73,11 @@ class PinkNoise(Stimuli):
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
         height, width = self.image_size
         rng = self.rng(split, index)
-        noise = rng.standard_normal((3, *self._amplitude.shape, 2), np.float32)
+        noise = rng.standard_normal((self.channels, *self._amplitude.shape, 2), np.float32)
         spectrum = noise.view(np.complex64)[..., 0] * self._amplitude
         values = scipy.fft.irfft2(spectrum, s=(height, width), overwrite_x=True)
-        canvas[..., :3] = np.clip(values * 255 + 128, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        values = np.clip(values * 255 + 128, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        canvas[..., : self.channels] = values
 
 
 class Constant(Stimuli):
@@ -81,6 +85,7 @@ class Constant(Stimuli):
 
     tileable = True
     stationary = True
+    paints_channels = True
     scenes = 1
 
     def __init__(self, image_size: tuple[int, int], seed: int = 0, *, name: str) -> None:

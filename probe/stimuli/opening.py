@@ -23,13 +23,14 @@ def open_stimuli(
     train_images: int = 256,
     test_images: int = 64,
     margin: int = 0,
+    channels: int | None = None,
 ) -> Stimuli:
     """Return the source that a name, a folder or a tensor stands for.
 
     Parameters
     ----------
     stimuli : str, Path, Tensor, ndarray or Stimuli
-        One of :data:`STIMULI`, a folder of photographs, images (N, 3, H, W) in [0, 1], or a
+        One of :data:`STIMULI`, a folder of photographs, images (N, C, H, W) in [0, 1], or a
         source of one's own.
     image_size : (int, int)
         Height and width in pixels.
@@ -39,12 +40,26 @@ def open_stimuli(
         How many images the run takes of each split.
     margin : int
         Pixels beyond each edge that the run asks for.
+    channels : int, optional
+        Of the images, see :meth:`Stimuli.with_channels`; by default those they have, mostly 3.
 
     Raises
     ------
     ProbeError
-        If there is no such source, or its images are of another size.
+        If there is no such source, or its images can't be of this size or these channels.
     """
+    source = _open(stimuli, image_size, seed, train_images, test_images, margin)
+    return source if channels is None else source.with_channels(channels)
+
+
+def _open(
+    stimuli: str | Path | Tensor | Stimuli,
+    image_size: tuple[int, int],
+    seed: int,
+    train_images: int,
+    test_images: int,
+    margin: int,
+) -> Stimuli:
     if isinstance(stimuli, np.ndarray):
         stimuli = torch.from_numpy(stimuli)
     if isinstance(stimuli, Tensor):
@@ -60,7 +75,7 @@ def open_stimuli(
     if not isinstance(stimuli, str | Path) or not str(stimuli).strip():
         raise ProbeError(
             f"stimuli: expected one of {', '.join(STIMULI)}, a folder of photographs or a tensor "
-            f"(N, 3, H, W), got {stimuli!r}"
+            f"(N, C, H, W), got {stimuli!r}"
         )
     if str(stimuli) in STIMULI:
         return STIMULI[str(stimuli)](image_size, seed)

@@ -60,7 +60,7 @@ def antithetic_batch(
 
     Returns
     -------
-    Tensor of float32, shape (stop − start, 3, H + 2 margin, W + 2 margin), in [0, 1]
+    Tensor of float32, shape (stop − start, C, H + 2 margin, W + 2 margin), in [0, 1]
         In channels-last memory format.
 
     References

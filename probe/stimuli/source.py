@@ -8,7 +8,9 @@ statistics at every pixel, so that they carry no position themselves).
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ from ..errors import ProbeError, one_of
 
 SPLITS: tuple[str, ...] = ("train", "test", "certificate")
 """Splits of a source: streams of images that have none in common."""
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey, of ITU-R BT.601, as in Pillow."""
 
 
 class Stimuli(ABC):
@@ -37,6 +42,10 @@ class Stimuli(ABC):
     ----------
     name : str
         What reports call it.
+    channels : int
+        Of its images, see :meth:`with_channels`.
+    paints_channels : bool
+        Whether it paints any number of channels; otherwise red, green and blue, and grey of these.
     tileable, stationary : bool
         See the module's text.
     margin : int
@@ -48,6 +57,8 @@ class Stimuli(ABC):
     """
 
     name: str
+    channels: int = 3
+    paints_channels: ClassVar[bool] = False
     tileable: bool
     stationary: bool
     margin: int = 0
@@ -69,6 +80,28 @@ class Stimuli(ABC):
         """What a reader of results on these images should know, in sentences."""
         return []
 
+    def with_channels(self, channels: int) -> Self:
+        """Return the same source with images of so many channels.
+
+        Raises
+        ------
+        ProbeError
+            If it can't make them.
+        """
+        if channels == self.channels:
+            return self
+        # What makes its batches itself is not made grey here.
+        grey = (self.channels, channels) == (3, 1) and type(self).batch is Stimuli.batch
+        if not self.paints_channels and not grey:
+            raise ProbeError(
+                f"stimuli {self.name}: the network takes {channels}-channel images, but these have "
+                f"{self.channels} channels; use leaves, noise, pink or a tensor "
+                f"(N, {channels}, H, W)"
+            )
+        other = copy.copy(self)
+        other.channels = channels
+        return other
+
     def batch(self, split: str, start: int, stop: int, margin: int = 0) -> Tensor:
         """Return images ``start … stop − 1`` of a split.
 
@@ -83,7 +116,7 @@ class Stimuli(ABC):
 
         Returns
         -------
-        Tensor of float32, shape (stop − start, 3, H + 2 margin, W + 2 margin), in [0, 1]
+        Tensor of float32, shape (stop − start, C, H + 2 margin, W + 2 margin), in [0, 1]
             In channels-last memory format.
 
         Raises
@@ -99,10 +132,14 @@ class Stimuli(ABC):
                 "leaves, photographs, or larger images"
             )
         height, width = (side + 2 * self.margin for side in self.image_size)
-        images = np.empty((stop - start, height, width, 4), np.uint8)
+        grey = self.channels == 1 and not self.paints_channels
+        layers = 4 if grey or self.channels == 3 else self.channels
+        images = np.zeros((stop - start, height, width, layers), np.uint8)
         for row, index in enumerate(range(start, stop)):
             self.paint(split, index, images[row])
-        x = torch.from_numpy(images).to(torch.float32).div_(255)[..., :3].permute(0, 3, 1, 2)
+        x = torch.from_numpy(images).to(torch.float32).div_(255)
+        x = x[..., :3] @ x.new_tensor(LUMA)[:, None] if grey else x[..., : self.channels]
+        x = x.permute(0, 3, 1, 2)
         return stretch(x.contiguous(memory_format=torch.channels_last), margin - self.margin)
 
     def picture(self, images: int = 4, side: int = 96) -> NDArray[np.uint8]:
@@ -134,9 +171,10 @@ class Stimuli(ABC):
 
     @abstractmethod
     def paint(self, split: str, index: int, canvas: NDArray[np.uint8]) -> None:
-        """Write one image, with the source's margin, into a canvas of shape (H, W, 4).
+        """Write one image, with the source's margin, into a canvas.
 
-        The last layer of the canvas is spare.
+        Of shape (H, W, 4), the last layer spare, for images of three channels; of shape (H, W, C)
+        for others, where the source paints them.
         """
 
     def scene(self, index: int) -> int:
@@ -154,13 +192,13 @@ def stretch(images: Tensor, margin: int) -> Tensor:
 
     Parameters
     ----------
-    images : Tensor, shape (B, 3, H, W)
+    images : Tensor, shape (B, C, H, W)
         A torus each.
     margin : int
         In pixels.
 
     Returns
     -------
-    Tensor, shape (B, 3, H + 2 margin, W + 2 margin)
+    Tensor, shape (B, C, H + 2 margin, W + 2 margin)
     """
     return extend(images, {-2: (margin, margin), -1: (margin, margin)}, "circular")

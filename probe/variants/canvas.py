@@ -93,7 +93,7 @@ def _reach(
     backbone: Backbone, taps: ProbedLayers, size: tuple[int, int], sides: tuple[str, ...]
 ) -> int | None:
     """Pixels from these sides within which padding changes some layer; None if everywhere."""
-    images = Leaves(size, 0).batch("certificate", 0, 1)
+    images = Leaves(size, 0).with_channels(backbone.channels).batch("certificate", 0, 1)
     plain: dict[str, Tensor] = {}
     depths: list[float | None] = []
 
@@ -132,7 +132,7 @@ def padding_leakage(backbone: Backbone, seen: VariantRun, images: Tensor) -> flo
         In eval mode, best in float64.
     seen : VariantRun
         Of a canvas.
-    images : Tensor, shape (B, 3, H, W), in [0, 1]
+    images : Tensor, shape (B, C, H, W), in [0, 1]
         Tileable.
 
     Returns

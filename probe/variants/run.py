@@ -98,7 +98,7 @@ class VariantRun:
         ----------
         backbone : Backbone
             In eval mode.
-        images : Tensor, shape (B, 3, H + 2 margin, W + 2 margin), in [0, 1]
+        images : Tensor, shape (B, C, H + 2 margin, W + 2 margin), in [0, 1]
             See :meth:`probe.stimuli.Stimuli.batch`.
         receive : callable
             Takes a layer and its map (B, C, h, w), which may be overwritten afterwards.

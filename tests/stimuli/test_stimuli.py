@@ -164,7 +164,7 @@ def test_what_is_no_source_is_explained(tmp_path):
     with pytest.raises(probe.ProbeError, match="can be read"):
         open_stimuli(tmp_path, (8, 8))
     for images, message in [
-        (torch.rand(4, 1, 8, 8), r"\(N, 3, H, W\)"),
+        (torch.rand(4, 8, 8, 1), r"\(N, C, H, W\)"),
         (torch.rand(4, 3, 8, 8), "holds 4"),
         (torch.rand(400, 3, 8, 8) * 255, r"\[0, 1\]"),
         (torch.full((400, 3, 8, 8), torch.nan), r"\[0, 1\]"),
@@ -201,3 +201,53 @@ def test_what_lies_under_transparency_is_not_shown(tmp_path):
     wanted = torch.tensor([200, 100, 50]).view(1, 3, 1, 1) / 255
     assert float((batch - wanted).abs().max()) < 0.01
     assert any("transparent" in caution for caution in photos.cautions)
+
+
+@pytest.mark.parametrize("name", ["leaves", "noise", "pink", "black", "white"])
+@pytest.mark.parametrize("channels", [1, 2, 13])
+def test_images_of_any_number_of_channels(name, channels):
+    source = open_stimuli(name, (32, 48), 5, channels=channels)
+    batch = source.batch("train", 0, 3, 4)
+    assert batch.shape == (3, channels, 40, 56)
+    assert torch.equal(batch[..., :4, :], batch[..., 32:36, :])  # a torus
+    assert torch.equal(open_stimuli(name, (32, 48), 5, channels=channels).batch("train", 1, 2, 4),
+                       batch[1:2])  # fmt: skip
+    assert source.picture().shape[2] == 4
+    if name not in ("black", "white"):
+        means = batch.mean((0, 2, 3))
+        assert 0.25 < means.min() <= means.max() < 0.75
+        flat = batch.transpose(0, 1).flatten(1)
+        correlations = torch.corrcoef(flat).reshape(channels, channels).fill_diagonal_(0)
+        assert correlations.abs().max() < 0.6  # of few leaves, colours are alike by chance
+
+
+def test_leaves_of_all_channels_have_one_geometry():
+    colours = Leaves((64, 64), 2).batch("train", 0, 1)
+    bands = Leaves((64, 64), 2).with_channels(13).batch("train", 0, 1)
+
+    def edges(x):  # between columns, in any channel
+        return (x[..., 1:] != x[..., :-1]).any(1)
+
+    assert torch.equal(edges(colours), edges(bands))
+    assert Leaves((64, 64), 2).with_channels(3).batch("train", 0, 1).equal(colours)
+
+
+def test_what_can_not_be_made_of_images_is_said(tmp_path):
+    for number in range(3):
+        pixels = np.full((40, 40, 3), (200, 100, 50 + number), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    grey = open_stimuli(tmp_path, (32, 32), channels=1).batch("test", 0, 2)
+    assert grey.shape == (2, 1, 32, 32)
+    assert grey.mean() * 255 == pytest.approx(0.299 * 200 + 0.587 * 100 + 0.114 * 51, abs=0.2)
+    with pytest.raises(ProbeError, match="takes 13-channel images, but these have 3"):
+        open_stimuli(tmp_path, (32, 32), channels=13)
+    bands = torch.rand(6, 13, 8, 8)
+    shares = {"train_images": 4, "test_images": 2}
+    assert open_stimuli(bands, (8, 8), channels=13, **shares).batch("test", 0, 2).equal(bands[4:])
+    for channels in (1, 3):
+        with pytest.raises(ProbeError, match=f"takes {channels}-channel images, but these have 13"):
+            open_stimuli(bands, (8, 8), channels=channels, **shares)
+    with pytest.raises(ProbeError, match="takes 1-channel images, but these have 3"):
+        open_stimuli(torch.rand(6, 3, 8, 8), (8, 8), channels=1, **shares)
+    with pytest.raises(ProbeError, match=r"\(N, C, H, W\)"):
+        open_stimuli(torch.rand(6, 8, 8, 3), (8, 8), **shares)

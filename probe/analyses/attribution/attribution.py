@@ -175,7 +175,7 @@ def attribute(
     Parameters
     ----------
     model : str or Module
-        A timm name, or any module that maps images (B, 3, H, W).
+        A timm name, or any module that maps images (B, C, H, W).
     layer : str
         Name of the module whose output is probed.
     target : str or sequence of str

@@ -122,7 +122,7 @@ class ReplayedNetwork:
 
         Parameters
         ----------
-        images : Tensor, shape (B, 3, H, W)
+        images : Tensor, shape (B, C, H, W)
             In [0, 1].
         border : callable
             Makes the context to run in.
@@ -198,7 +198,7 @@ def open_runs(
         What tables call them.
     close : bool
         See :class:`probe.padding`.
-    images : Tensor, shape (1, 3, H, W)
+    images : Tensor, shape (1, C, H, W)
         What dry runs see.
     runs : dict of str to int
         By module that may be played again, when it ran.

@@ -70,7 +70,7 @@ def _outputs(
 
         return hook
 
-    images = Leaves(size, seed).batch("train", 0, _IMAGES)
+    images = Leaves(size, seed).with_channels(backbone.channels).batch("train", 0, _IMAGES)
     try:
         hooks += [modules[name].register_forward_hook(measure(name)) for name in names]
         with torch.no_grad(), exact_float32(), evaluating(backbone.model):
