@@ -17,6 +17,7 @@ from .analyses.consistency.consistency import Consistency as Consistency
 from .analyses.consistency.consistency import consistency as consistency
 from .analyses.ladder.ladder import Ladder as Ladder
 from .analyses.ladder.ladder import ladder as ladder
+from .analyses.layer_table import layers as layers
 from .analyses.reproduction.reproduction import reproduce as reproduce
 from .analyses.reproduction.table import Reproduction as Reproduction
 from .analyses.run import run as run

@@ -85,6 +85,7 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
         for message in cautions:
             warnings.warn(message, ProbeWarning, stacklevel=3)
         with setup.bar(len(conditions), setup.first.name) as bar:
+            bar.set_postfix_str("certificates")
             certificates = _certificates(setup)
             measured = _measure(job, conditions, len(setup.variants), bar)
     picture = setup.stimuli.picture(min(4, job.train_images))

@@ -51,6 +51,7 @@ def prepare(
     usual = input_size(backbone.config, stride)
     side = max(4, math.ceil(64 / stride)) * stride  # 4 × 4 places of the deepest layer at least
     sizes = [wanted] if wanted else list(dict.fromkeys([min((side, side), usual), usual]))
+    del backbone  # before there is another
     target: CertificationTarget | None = None
     failure: ProbeError | None = None
     for size in sizes:

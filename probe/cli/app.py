@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from tqdm.auto import tqdm
 
 import probe
 
@@ -40,17 +43,27 @@ def _root(
     pass
 
 
-def one_by_one(names: Sequence[str], work: Callable[[str], None], *, again: bool = True) -> None:
+def one_by_one(
+    names: Sequence[str],
+    work: Callable[[str], None],
+    *,
+    again: bool = True,
+    bar: str | None = None,
+) -> None:
     """Do something for one model after another; go on with the others where one of them fails.
 
-    Ends with status 1 if some of several failed, named once more if ``again``; with 130 after
-    Ctrl-C.
+    What one model took of memory is free before the next has its turn. With the title of a
+    ``bar`` one is shown. Ends with status 1 if some of several failed, named once more if
+    ``again``; with 130 after Ctrl-C.
     """
     failures: list[tuple[str, str]] = []
-    for name in names:
+    shown = tqdm(names, desc=bar, unit="model", leave=False, disable=not bar, dynamic_ncols=True)
+    for name in shown:
+        shown.set_postfix_str(name)
         try:
             work(name)
         except KeyboardInterrupt:
+            shown.close()
             typer.echo("\nInterrupted. What was finished is kept in the output folder.", err=True)
             raise typer.Exit(130) from None
         except Exception as error:  # whatever it is, the other models still have their turn
@@ -59,8 +72,10 @@ def one_by_one(names: Sequence[str], work: Callable[[str], None], *, again: bool
             reason = str(error)
             if not isinstance(error, ProbeError):
                 reason = f"{type(error).__name__}: {' '.join(reason.split())[:200]}"
-            typer.echo(f"{name}: error: {reason}", err=True)
+            tqdm.write(f"{name}: error: {reason}", sys.stderr)
             failures.append((name, reason))
+        finally:
+            gc.collect()  # modules hold one another in circles
     if failures and again:
         typer.echo(f"{len(failures)} of {len(names)} models failed:", err=True)
         for name, reason in failures:

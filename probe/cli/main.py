@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
+from tqdm.auto import tqdm
 
 from ..errors import ProbeError, ProbeWarning
 from .app import app
@@ -32,7 +33,7 @@ def _plain_warnings() -> Iterator[None]:
 
         def line(message: Any, category: Any, *rest: Any, **named: Any) -> None:
             if issubclass(category, ProbeWarning):
-                typer.echo(f"warning: {message}", err=True)
+                tqdm.write(f"warning: {message}", sys.stderr)  # above the bars
             else:
                 show(message, category, *rest, **named)
 

@@ -1,4 +1,4 @@
-"""Commands about networks: models, sources, padding-sizes, certify, survey."""
+"""Commands about networks: models, sources, padding-sizes, layers, certify, survey."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from tqdm.auto import tqdm
 
 import probe
 
@@ -16,6 +17,11 @@ from ..files import check_folder
 from ..variants import parse_variant
 from .app import aligned, app, one_by_one
 from .options import REPORTS, split_items, with_options
+
+MaxParameters = Annotated[
+    float | None,
+    typer.Option(metavar="MILLIONS", help="Leave larger architectures out.", show_default=False),
+]
 
 VariantName = Annotated[str, typer.Option(help="{variants}; parts are joined by +.")]
 
@@ -60,7 +66,7 @@ def sources_command(
         return
     lines = [tuple(table.columns)]
     lines += [tuple(str(cell) for cell in row) for row in table.itertuples(index=False)]
-    for line in aligned([(*line[:3], line[3][:48], *line[4:]) for line in lines]):
+    for line in aligned(lines):
         typer.echo(line)
     counted = ", ".join(f"{kind} ({n})" for kind, n in table["kind"].value_counts().items())
     typer.echo(f"\n{model}: {counted}")
@@ -104,14 +110,56 @@ def padding_sizes_command(
         typer.echo(f"{len(refused)} of {len(table)} sizes are refused: {why}")
 
 
+@app.command("layers")
+@with_options("image_size", "device")
+def layers_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name.")],
+    left_out: Annotated[
+        bool, typer.Option("--left-out", help="List what can't be probed too, and why.")
+    ] = False,
+    **options: Any,
+) -> None:
+    """List the layers of a network that can be probed, and how that was found out."""
+    table = probe.layers(model, left_out=True, **options)
+    faulty = table["fault"] != ""
+    lines = [("name", "kind", "shape", "stride", "layout", "extra", "calls", "decided", "taken by")]
+    for row in table[~faulty].to_dict("records"):
+        strides = [f"{row[word]:.3g}" for word in ("row_stride", "column_stride")]
+        cells = (
+            *(row["name"], row["kind"], f"{row['channels']} x {row['height']} x {row['width']}"),
+            *(" x ".join(dict.fromkeys(strides)), row["layout"]),
+            f"{row['prefix']}+{row['suffix']}" if row["suffix"] else str(row["prefix"]),
+            *(str(row["calls"]), row["decided"]),
+            " ".join(preset for preset in backbones.PRESETS if row[preset]),
+        )
+        lines.append(cells)
+    for line in aligned(lines):
+        typer.echo(line)
+    taken = ", ".join(f"{preset} {table[preset].sum()}" for preset in backbones.PRESETS)
+    typer.echo(
+        f"\n{model}: {(~faulty).sum()} layers can be probed. Each name can be given to --layers, "
+        f"and so can a group of them: {taken}.\n"
+        "shape: channels x rows x columns; stride: pixels of the image from one place to the "
+        "next; layout: the axes of the output (N images, C channels, H rows, W columns, L tokens, "
+        "T blocks of tokens); extra: tokens that stand for no place; decided: how the layout was "
+        "found out."
+    )
+    if left_out:
+        for name, fault in table.loc[faulty, ["name", "fault"]].itertuples(index=False):
+            typer.echo(f"{name}: {fault}")
+    elif faulty.any():
+        typer.echo(f"{faulty.sum()} modules can't be probed; --left-out says why.")
+
+
 @app.command("certify")
-@with_options("image_size", "margin", "seed", "device")
+@with_options("image_size", "margin", "seed", "device", "progress")
 def certify_command(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="timm names or globs.")],
     variant: VariantName = "circular",
     weights: Annotated[
         str, typer.Option(help="random, pretrained, or a .safetensors or .pth file.")
     ] = "random",
+    max_parameters: MaxParameters = None,
     **options: Any,
 ) -> None:
     """Measure whether a variant leaves a network any source of position.
@@ -120,30 +168,33 @@ def certify_command(
     """
     parse_variant(variant)
     names = backbones.expand_models(split_items(models))
-    failed = []
+    progress, failed = options.pop("progress"), []
 
     def certify_one(name: str) -> None:
+        if max_parameters is not None and surveys.parameters(name) > max_parameters * 1e6:
+            tqdm.write(f"{name}: left out, {surveys.parameters(name) / 1e6:,.0f} M parameters")
+            return
         certificate = probe.certify(name, variant, weights=weights, **options)
         if not certificate.passed:
             failed.append(name)
         (down, right), (height, width) = certificate.shift, certificate.image_size
-        typer.echo(
+        tqdm.write(
             f"{name}, {variant}: {'passes' if certificate.passed else 'fails'}; residual "
             f"{certificate.residual:.1e} (threshold {certificate.threshold:.0e}), contrast "
             f"{certificate.contrast:.1e}, shift {down} x {right} of {height} x {width} pixels; "
             f"{certificate.reason}"
         )
         if certificate.contact is not None:
-            typer.echo(f"  margin {certificate.margin} pixels, contact {certificate.contact:.1e}")
+            tqdm.write(f"  margin {certificate.margin} pixels, contact {certificate.contact:.1e}")
         if not certificate.passed and certificate.sources:
             shown = ", ".join(certificate.sources[:4]) + (
                 ", …" if len(certificate.sources) > 4 else ""
             )
             count = len(certificate.sources)
             remain = "1 source remains" if count == 1 else f"{count} sources remain"
-            typer.echo(f"  {remain}: {shown}")
+            tqdm.write(f"  {remain}: {shown}")
 
-    one_by_one(names, certify_one, again=False)
+    one_by_one(names, certify_one, again=False, bar="certify" if progress else None)
     if failed:
         raise typer.Exit(1)
 
@@ -160,12 +211,7 @@ def survey_command(
         ),
     ] = None,
     variant: VariantName = "circular",
-    max_parameters: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MILLIONS", help="Leave larger architectures out.", show_default=False
-        ),
-    ] = None,
+    max_parameters: MaxParameters = None,
     out: Annotated[Path, typer.Option(help="Folder of survey.csv and survey.html.")] = REPORTS
     / "survey",
     **options: Any,

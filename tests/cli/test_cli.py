@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from timm.models import ResNet, VisionTransformer
 
 import probe
 from probe.analyses.survey.table import load_survey
@@ -249,7 +251,7 @@ def test_certify_goes_on_after_a_model_that_fails(command, monkeypatch):
 
     monkeypatch.setattr(VisionTransformer, "forward", broken)
     monkeypatch.setattr(VisionTransformer, "forward_features", broken)
-    done = command("certify", "test_vit", "test_resnet")
+    done = command("certify", "test_vit", "test_resnet", "--no-progress")
     assert done.returncode == 1
     assert "test_vit: error: " in done.stderr
     assert done.stderr.count("\n") == 1
@@ -276,13 +278,52 @@ def test_what_certify_sources_and_survey_cannot_do(command, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     done = command(*words)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    said = done.stderr.rpartition("\r")[2]  # after the bar
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert message in said
     assert not list(tmp_path.iterdir())
 
 
-def test_sources_are_listed(command):
+def test_certify_frees_one_model_before_the_next_leaves_large_ones_out_and_shows_a_bar(
+    command, monkeypatch
+):
+    certify, alive = probe.certify, []
+
+    def counted(name, *words, **options):
+        alive.append(sum(type(o) in (ResNet, VisionTransformer) for o in gc.get_objects()))
+        return certify(name, *words, **options)
+
+    monkeypatch.setattr(probe, "certify", counted)
+    gc.collect()
+    gc.disable()
+    try:
+        done = command("certify", "test_resnet", "test_vit", "resnet18", "--max-parameters", 2)
+    finally:
+        gc.enable()
+    assert alive[0] == alive[1]
+    assert "resnet18: left out, 12 M parameters" in done.stdout
+    assert done.stdout.count("residual") == 2
+    assert "certify: " in done.stderr
+    assert "2/3" in done.stderr
+
+
+def test_layers_are_listed_with_how_they_lie_and_what_takes_them(command):
+    done = command("layers", "test_vit", "--image-size", "64x80")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    row = next(line for line in lines if line.startswith("blocks.2 "))
+    assert row.split() == [
+        *("blocks.2", "Block", "64", "x", "4", "x", "5", "16", "NLC", "1", "1"),
+        *("num_prefix_tokens", "and", "measured", "stages", "blocks"),
+    ]
+    assert "stages 6, blocks 6, convs 1" in done.stdout
+    assert "modules can't be probed; --left-out says why" in lines[-1]
+    left_out = command("layers", "test_vit", "--image-size", "64x80", "--left-out").stdout
+    assert "\nhead: has a single place" in left_out
+
+
+def test_sources_are_listed(command, monkeypatch):
     done = command("sources", "test_resnet", "--image-size", "64")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -293,6 +334,11 @@ def test_sources_are_listed(command):
     assert "(3, 3)  (2, 2)  (1, 1, 1, 1)  1" in lines[1]
     assert lines[-1] == f"test_resnet: padding ({len(lines) - 3})"
 
+    table = probe.sources("test_vit")
+    long = "a.network.of.many.parts.each.with.a.name.of.its.own.pos_embed"
+    monkeypatch.setattr(probe, "sources", lambda *_, **__: table.assign(parameter=long))
+    assert f"  {long}  " in command("sources", "test_vit").stdout
+    monkeypatch.undo()
     done = command("sources", "test_vit")
     assert "pos_embed" in done.stdout
     assert done.stdout.splitlines()[-1] == "test_vit: position embedding (1)"

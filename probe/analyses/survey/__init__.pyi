@@ -1,3 +1,4 @@
+from .survey import parameters as parameters
 from .table import COLUMNS as COLUMNS
 from .table import STATUSES as STATUSES
 from .table import findings as findings

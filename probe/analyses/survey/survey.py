@@ -154,11 +154,11 @@ def _row(
     row |= {"model": name, "file": file_of(name), "variant": variant, "timm": timm.__version__}
     row |= dict.fromkeys(NUMBER_COLUMNS, float("nan")) | dict.fromkeys(COUNT_COLUMNS, pd.NA)
     try:
-        parameters = _parameters(name)
-        row["parameters"] = round(parameters / 1e6, 2)
-        if limit is not None and parameters > limit * 1e6:
+        count = parameters(name)
+        row["parameters"] = round(count / 1e6, 2)
+        if limit is not None and count > limit * 1e6:
             return None
-        needed, free = parameters * _BYTES_PER_PARAMETER, _free_memory()
+        needed, free = count * _BYTES_PER_PARAMETER, _free_memory()
         if free is not None and needed > free:
             raise ProbeError(
                 f"its {row['parameters']:.0f} M parameters need {needed / 2**30:.0f} GiB of "
@@ -195,7 +195,7 @@ def _certified(certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def _parameters(name: str) -> int:
+def parameters(name: str) -> int:
     """Number of parameters, found without allocating them where timm can."""
     with torch.random.fork_rng(devices=[]):
         try:
