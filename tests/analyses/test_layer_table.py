@@ -9,6 +9,7 @@ from torch import nn
 
 import probe
 from probe.backbones import probe_layers
+from probe.stimuli.leaves import Leaves
 
 
 class Repeats(nn.Module):
@@ -25,6 +26,12 @@ class Repeats(nn.Module):
     def forward(self, x):
         x = self.twice(self.twice(self.stem(x)))
         return self.head(self.parts[0](x).mean((2, 3)))
+
+
+def vit() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return timm.create_model("test_vit").eval()
 
 
 def test_layers_stand_with_kind_shape_layout_stride_calls_and_what_takes_them():
@@ -48,10 +55,10 @@ def test_layers_stand_with_kind_shape_layout_stride_calls_and_what_takes_them():
 
 
 def test_the_table_tells_what_a_run_probes():
-    model = timm.create_model("test_vit").eval()
+    model = vit()
     table = probe.layers(model)
     assert set(table["prefix"]) == {0, 1}
-    x = torch.rand(2, 3, 160, 160)
+    x = Leaves((160, 160), 0).batch("certificate", 0, 2)
     with torch.no_grad():
         for preset in ("stages", "blocks", "convs"):
             probed = probe_layers(model, preset, x).layers
@@ -62,11 +69,13 @@ def test_the_table_tells_what_a_run_probes():
 
 
 def test_a_module_that_has_the_name_of_a_choice_can_be_chosen_as_the_table_says():
-    model = timm.create_model("test_vit").eval()
+    model = vit()
     table = probe.layers(model, left_out=True).set_index("name")
     assert table.loc["blocks", "fault"].endswith("the glob [b]locks takes it")
     with torch.no_grad():
-        (layer,) = probe_layers(model, "[b]locks", torch.rand(2, 3, 160, 160)).layers
+        (layer,) = probe_layers(
+            model, "[b]locks", Leaves((160, 160), 0).batch("certificate", 0, 2)
+        ).layers
     assert layer.name == "blocks"
 
 
