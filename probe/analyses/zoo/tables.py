@@ -1,0 +1,158 @@
+"""Tables of a zoo: pure functions of its folder.
+
+Each cell keeps a summary of its own, written with it, so that a finished cell costs the same
+however many there are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...files import plain
+from ...records.record import COLUMNS
+from ...records.verdict import KNOWS
+from ...results import Result
+from ...variants.variant import parse_variant
+
+SCHEMA = 1
+"""Version of the tables; later ones only add columns."""
+
+CELLS = "cells"
+SUMMARY, FAILURE, TRACEBACK = "cell.json", "failure.json", "traceback.txt"
+
+MODEL_COLUMNS = (
+    *("cell", "model", "weights", "family", "status", "kind", "sentence", "attempts"),
+    *("parameters", "image_size", "stimuli", "train_images", "test_images", "readout", "targets"),
+    *("options", "version", "sha256", "layers", "certified", "residual", "depth_known"),
+    *("localisation_error", "seconds", "peak_memory", "batch_size", "report"),
+)
+"""Columns of every table of models; those of targets follow.
+
+``status`` is ``finished`` or ``failed``, with ``kind`` and ``sentence`` of a failure. ``certified``
+and ``residual`` are of the first variant that removes padding, ``depth_known`` is the relative
+depth in (0, 1] of the first layer where some target's SPC reaches 0.5, ``localisation_error`` the
+least median distance in pixels, ``seconds`` and ``peak_memory`` (bytes) what it took. For each
+target: ``spc_T`` with ``spc_T_low`` and ``spc_T_high``, the best of the network as run first;
+``layer_T`` and ``depth_T`` (relative), where; ``share_padding_T``, the share that goes with
+padding there.
+"""
+
+_NUMBERS = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
+
+SCORE_COLUMNS = ("cell", *COLUMNS, "relative_depth", "family", "parameters", "options", "version")
+"""Columns of the table of scores: those of a result, with its cell."""
+
+
+def summarise(result: Result, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a finished cell."""
+    options = result.provenance["options"]
+    row: dict[str, Any] = {
+        **about,
+        "schema": SCHEMA,
+        "status": "finished",
+        "kind": "",
+        "sentence": "",
+        "image_size": "{}x{}".format(*options["image_size"]),
+        "stimuli": str(options["stimuli"]),
+        "train_images": options["train_images"],
+        "test_images": options["test_images"],
+        "readout": str(result.table["readout"].iloc[0]),
+        "targets": ",".join(result.targets),
+        "version": result.provenance["versions"]["position-probe"],
+        "sha256": result.provenance["backbones"][0]["sha256"],
+        "layers": len(result.layers) - 1,
+        "batch_size": options["batch_size"],
+    }
+    removed = [c for (_, v), c in result.certificates.items() if parse_variant(v).removes_padding]
+    if removed:
+        row |= {"certified": removed[0].passed, "residual": removed[0].residual}
+    return row | _best(result)
+
+
+def _best(result: Result) -> dict[str, Any]:
+    """Best scores of the network as run first, by target."""
+    table, row = result.table, dict[str, Any]()
+    weights, variant = result.conditions[0]
+    whole = table["depth"].max()
+    ours = table[(table["weights"] == weights) & (table["depth"] > 0)]
+    first = ours[ours["variant"] == variant]
+    spc = first[first["metric"] == "spc"]
+    known = spc.loc[spc["value"] >= KNOWS, "depth"]
+    row["depth_known"] = known.min() / whole if len(known) else np.nan
+    errors = first.loc[first["metric"] == "error_px", "value"]
+    row["localisation_error"] = errors.min() if len(errors) else np.nan
+    for target, scores in spc.groupby("target", sort=False):
+        if not scores["value"].notna().any():
+            continue
+        best = scores.loc[scores["value"].idxmax()]
+        same = (ours["layer"] == best["layer"]) & (ours["target"] == target)
+        shares = ours.loc[same & (ours["metric"] == "spc"), "padding_share"].dropna()
+        row |= {
+            f"spc_{target}": best["value"],
+            f"spc_{target}_low": best["low"],
+            f"spc_{target}_high": best["high"],
+            f"layer_{target}": best["layer"],
+            f"depth_{target}": best["depth"] / whole,
+            f"share_padding_{target}": shares.iloc[0] if len(shares) else np.nan,
+        }
+    return row
+
+
+def models_table(folder: str | Path) -> pd.DataFrame:
+    """One row per cell, finished or failed, in order of their names; see :data:`MODEL_COLUMNS`."""
+    rows = [row for _, row in cell_rows(folder)]
+    table = pd.DataFrame(rows)
+    added = [name for name in table.columns if name not in (*MODEL_COLUMNS, "schema", "digest")]
+    return table.reindex(columns=[*MODEL_COLUMNS, *added])
+
+
+def scores_table(folder: str | Path) -> pd.DataFrame:
+    """One row per score of all finished cells; see :data:`SCORE_COLUMNS`."""
+    tables = []
+    for path, row in cell_rows(folder):
+        if row["status"] == "finished":
+            table = pd.read_parquet(path / "scores.parquet")
+            added = {k: row.get(k) for k in ("cell", "family", "parameters", "options", "version")}
+            depth = table["depth"] / max(table["depth"].max(), 1)
+            if table["weights"].nunique() == 1:
+                table["weights"] = row["weights"]
+            tables.append(table.assign(**added, relative_depth=depth))
+    if not tables:
+        return pd.DataFrame(columns=list(SCORE_COLUMNS))
+    return pd.concat(tables, ignore_index=True)[list(SCORE_COLUMNS)]
+
+
+def cell_rows(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the folder and the row of each cell, finished or failed."""
+    for path in sorted((Path(folder) / CELLS).glob("[!.]*")):
+        row = read_row(path)
+        if row is not None:
+            yield path, row
+
+
+def read_row(path: Path) -> dict[str, Any] | None:
+    """Read the row of a cell; nothing where there is none, or it can't be read."""
+    for name in (SUMMARY, FAILURE):
+        try:
+            row = json.loads((path / name).read_text(encoding="utf-8"))
+            options = row["options"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        row = {k: _NUMBERS.get(v, v) if isinstance(v, str) else v for k, v in row.items()}
+        row["options"] = json.dumps(plain(options), sort_keys=True)
+        report = path / "report.html"
+        row["report"] = f"{CELLS}/{path.name}/{report.name}" if report.exists() else ""
+        return row
+    return None
+
+
+def failure(about: Mapping[str, Any], kind: str, sentence: str, attempts: int) -> dict[str, Any]:
+    """Return the record of a failure."""
+    said = {"status": "failed", "kind": kind, "sentence": " ".join(sentence.split())[:500]}
+    return {**about, "schema": SCHEMA, **said, "attempts": attempts}
