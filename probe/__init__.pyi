@@ -22,6 +22,9 @@ from .analyses.reproduction.reproduction import reproduce as reproduce
 from .analyses.reproduction.table import Reproduction as Reproduction
 from .analyses.run import run as run
 from .analyses.survey.survey import survey as survey
+from .analyses.zoo.collection import Zoo as Zoo
+from .analyses.zoo.collection import load as load
+from .analyses.zoo.zoo import zoo as zoo
 from .backbones.backbone import Backbone as Backbone
 from .backbones.backbone import load_backbone as load_backbone
 from .backbones.catalogue import available as available
@@ -39,7 +42,6 @@ from .report.figures.maps import plot_maps as plot_maps
 from .report.figures.maps import plot_pattern as plot_pattern
 from .report.figures.profile import plot_profile as plot_profile
 from .results import Result as Result
-from .results import load as load
 from .stimuli.source import Stimuli as Stimuli
 from .targets import TARGETS as TARGETS
 from .variants.variant import VARIANTS as VARIANTS

@@ -15,6 +15,10 @@ class ProbeError(ValueError):
     """
 
 
+class NotFiniteError(ProbeError):
+    """Features or weights that are NaN or infinite."""
+
+
 class ProbeWarning(UserWarning):
     """A caution that a reader of the result should know about."""
 

@@ -21,6 +21,11 @@ from .errors import ProbeError
 if TYPE_CHECKING:
     import pandas as pd
 
+
+class UnwritableError(ProbeError):
+    """Files that can't be written: a full disk, no right to."""
+
+
 _ROOM = 4 * 2**20  # bytes; a result with its report is smaller
 
 
@@ -44,7 +49,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             os.replace(*waiting[0])
             waiting.pop(0)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     finally:
         for temporary, _ in waiting:
             Path(temporary).unlink(missing_ok=True)
@@ -73,12 +78,14 @@ def check_folder(folder: Path) -> None:
             file.write(bytes(_ROOM))
             file.flush()
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
-def _unwritable(folder: Path, error: OSError) -> ProbeError:
+def unwritable(folder: Path, error: OSError) -> UnwritableError:
     reason = error.strerror or error
-    return ProbeError(f"can't write to {str(folder)!r}: {reason}; choose another output folder")
+    return UnwritableError(
+        f"can't write to {str(folder)!r}: {reason}; choose another output folder"
+    )
 
 
 def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:

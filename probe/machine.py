@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -80,3 +83,32 @@ def device_name(device: torch.device, threads: int | None = None) -> str:
         return f"{device} ({torch.cuda.get_device_name(device)})"
     threads = threads or torch.get_num_threads()
     return f"{device} ({threads} thread{'s' if threads > 1 else ''})"
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that can be had, which on Linux includes what caches files.
+
+    What a container or a batch system allows (control groups) counts too.
+    """
+    free: list[int] = []
+    try:
+        available = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+        if available:
+            free.append(int(available[1]) * 1024)
+        else:
+            free.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return None
+    with suppress(ValueError, OSError, IndexError):
+        root, own = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text().split("::", 1)[1]
+        group = root / own.strip().lstrip("/")
+        for place in (group, *group.parents):
+            limit = (place / "memory.max").read_text().strip()
+            if limit != "max":
+                used = int((place / "memory.current").read_text())
+                stat = (place / "memory.stat").read_text()
+                cached = sum(map(int, re.findall(r"^(?:in)?active_file (\d+)", stat, re.M)))
+                free.append(max(int(limit) - used + cached, 0))
+            if place == root:
+                break
+    return min(free)

@@ -110,3 +110,14 @@ def _offline(name: str, config: Mapping[str, Any]) -> str:
     if url and (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).exists():
         return "torch hub cache"
     return ""
+
+
+def needs_download(name: str) -> bool:
+    """Whether the pretrained weights of a model of timm are not on this machine yet."""
+    plain = name.partition(".")[0]
+    if name.startswith("local-dir:") or not timm.is_model(plain):
+        return False
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    entry = config.to_dict() if config is not None else {}
+    has_weights = any(entry.get(k) for k in ("url", "hf_hub_id"))
+    return has_weights and not entry.get("file") and not _offline(name, entry)

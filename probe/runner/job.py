@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backbones.backbone import Backbone
 from ..backbones.layer import GridLayer, Layer, grid_size
-from ..errors import ProbeError
+from ..errors import NotFiniteError, ProbeError
 from ..readouts.base import FOLDS, Readout, check_memory
 from ..readouts.spec import ReadoutSpec
 from ..scores.patterns import PlaceSums
@@ -143,7 +143,7 @@ class Condition:
 
 def check_finite(values: Tensor, layer: Layer, condition: Condition) -> None:
     if not bool(torch.isfinite(values).all()):
-        raise ProbeError(
+        raise NotFiniteError(
             f"features are not finite (NaN or infinity, or too large to square): first at layer "
             f"{layer.name} of {condition.title}; check the weights, or probe layers before it"
         )

@@ -190,7 +190,7 @@ def test_what_a_variant_does_not_suit_is_not_run():
 
 def test_what_memory_cannot_hold_is_not_run(monkeypatch):
     monkeypatch.setattr(surveys, "prepare", prohibited)
-    monkeypatch.setattr(surveys, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(surveys, "free_memory", lambda: 1000)
     table = survey("test_resnet", **QUIET)
     assert list(table["status"]) == ["not run"]
     assert "GiB" in table["reason"][0]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import re
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -20,6 +18,7 @@ from ...certificates.certificate import Certificate
 from ...certificates.prepare import prepare
 from ...errors import ProbeError
 from ...files import write_files
+from ...machine import free_memory
 from ...variants.kinds import PADDING
 from ...variants.variant import parse_variant
 from .page import survey_page
@@ -158,7 +157,7 @@ def _row(
         row["parameters"] = round(count / 1e6, 2)
         if limit is not None and count > limit * 1e6:
             return None
-        needed, free = count * _BYTES_PER_PARAMETER, _free_memory()
+        needed, free = count * _BYTES_PER_PARAMETER, free_memory()
         if free is not None and needed > free:
             raise ProbeError(
                 f"its {row['parameters']:.0f} M parameters need {needed / 2**30:.0f} GiB of "
@@ -204,14 +203,3 @@ def parameters(name: str) -> int:
         except Exception:  # initialisation that reads its own numbers can't run without memory
             model = timm.create_model(name, pretrained=False)
     return sum(p.numel() for p in model.parameters())
-
-
-def _free_memory() -> int | None:
-    """Bytes of memory that can be had, which on Linux includes what caches files."""
-    try:
-        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
-        if found:
-            return int(found[1]) * 1024
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None

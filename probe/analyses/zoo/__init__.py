@@ -13,6 +13,7 @@ Not here: what a run measures, and how a result is drawn.
 - ``engines``: where cells run: processes, this process, a Ray cluster.
 - ``supervise``: gives cells to an engine until all are finished or failed.
 - ``tables``: scores and models of all cells, as functions of the folder.
+- ``collection``: a zoo on disk, to look at.
 - ``zoo``: the zoo, from Python.
 """
 

@@ -160,7 +160,6 @@ def family_of(model: str) -> str:
     return str(timm.models.model_entrypoint(plain).__module__.rpartition(".")[2])
 
 
-@functools.lru_cache(4096)
 def _marked(model: str, weights: str) -> tuple[str, str]:
     """Label of weights, and what tells them apart; without weights, of the model."""
     if not weights:
@@ -170,7 +169,7 @@ def _marked(model: str, weights: str) -> tuple[str, str]:
         kept = [
             p for p in sorted(folder.glob("*")) if p.suffix in (".safetensors", ".bin", ".json")
         ]
-        return model, f"{model} {[_sha256(path) for path in kept]}"
+        return model, f"{model} {[_sha256_of(path) for path in kept]}"
     if is_random(weights):
         return weights, weights
     if weights == "pretrained":
@@ -182,11 +181,17 @@ def _marked(model: str, weights: str) -> tuple[str, str]:
     path = Path(weights).expanduser()
     if not path.is_file():
         return path.stem, weights  # said where it runs
-    digest = _sha256(path)
+    digest = _sha256_of(path)
     return f"{path.stem}-{digest[:8]}", digest
 
 
-def _sha256(path: Path) -> str:
+def _sha256_of(path: Path) -> str:
+    about = path.stat()
+    return _sha256(path, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(4096)
+def _sha256(path: Path, changed: int, size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

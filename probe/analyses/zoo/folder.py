@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import ProbeError
-from ...files import json_bytes, parquet_bytes, write_files
+from ...files import json_bytes, parquet_bytes, unwritable, write_files
 from ...results import Result
 from .cells import Cell
 from .locks import holders, locked
@@ -27,6 +29,7 @@ from .tables import (
 )
 
 ZOO = "zoo.json"
+ASKED = "asked"
 
 
 def open_folder(folder: Path) -> None:
@@ -65,15 +68,42 @@ def clean(folder: Path) -> None:
                     shutil.rmtree(path, ignore_errors=True)
 
 
-def place_of(folder: Path, cell: Cell) -> Path:
-    """Return where a cell belongs."""
-    return folder / CELLS / cell.name
+@dataclass(frozen=True)
+class ZooStore:
+    """The folder of a zoo, as the place where cells go.
+
+    Attributes
+    ----------
+    folder : Path
+        Which.
+    report : bool
+        Write a report for each.
+    """
+
+    folder: Path
+    report: bool = True
+
+    def place(self, cell: Cell) -> Path:
+        """Folder of a cell."""
+        return self.folder / CELLS / cell.name
+
+    def state(self, cell: Cell) -> str:
+        """``finished``, the kind of its failure, or nothing."""
+        return state_of(self.place(cell))
+
+    def keep(self, cell: Cell, result: Result, about: dict[str, Any]) -> None:
+        """Put a result where it belongs, whole; the cell's lock is held."""
+        keep_result(result, self.place(cell), about, self.report)
+
+    def fail(self, cell: Cell, record: dict[str, Any], trace: str) -> None:
+        """Put a failure where its cell belongs, whole; the cell's lock is held."""
+        keep_failure(self.place(cell), record, trace)
 
 
 def state_of(place: Path) -> str:
-    """``finished``, ``failed`` or nothing."""
+    """``finished``, the kind of a failure, or nothing."""
     row = read_row(place)
-    return "" if row is None else str(row["status"])
+    return "" if row is None else str(row["kind"] or row["status"])
 
 
 def keep_result(result: Result, place: Path, about: Mapping[str, Any], report: bool) -> None:
@@ -111,7 +141,21 @@ def _put(temporary: Path, place: Path) -> None:
             shutil.rmtree(place)
         temporary.rename(place)
     except OSError as error:
-        raise ProbeError(f"can't write to {str(place)!r}: {error.strerror or error}") from error
+        raise unwritable(place, error) from error
+
+
+def note_asked(folder: Path, cells: Sequence[Cell]) -> None:
+    """Keep a list of the cells that were asked for, in a file of its own."""
+    names = json.dumps([cell.name for cell in cells]).encode()
+    write_files(folder / ASKED, {f"{hashlib.sha256(names).hexdigest()[:12]}.json": names})
+
+
+def asked_cells(folder: Path) -> list[str]:
+    """Names of all cells that were ever asked for in a folder."""
+    names: dict[str, None] = {}
+    for path in sorted((folder / ASKED).glob("*.json")):
+        names |= dict.fromkeys(json.loads(path.read_text(encoding="utf-8")))
+    return list(names)
 
 
 def write_tables(folder: Path) -> None:
@@ -121,7 +165,7 @@ def write_tables(folder: Path) -> None:
     write_files(folder, files)
 
 
-def merge(folder: Path, others: list[Path]) -> int:
+def merge(folder: Path, others: Sequence[Path]) -> int:
     """Take the cells of other zoos into one; what is finished stays. Returns how many came.
 
     Raises
@@ -135,14 +179,19 @@ def merge(folder: Path, others: list[Path]) -> int:
     open_folder(folder)
     taken = 0
     for other in others:
+        for file in sorted((other / ASKED).glob("*.json")):
+            write_files(folder / ASKED, {file.name: file.read_bytes()})
         for path, row in cell_rows(other):
             place = folder / CELLS / path.name
             state = state_of(place)
-            if state == "finished" or state == row["status"] == "failed":
+            if state == "finished" or (state and row["status"] == "failed"):
                 continue
             with locked(folder, path.name, wait=True):
                 temporary = _emptied(place)
-                shutil.copytree(path, temporary)
-                _put(temporary, place)
+                try:
+                    shutil.copytree(path, temporary)
+                    _put(temporary, place)
+                finally:
+                    shutil.rmtree(temporary, ignore_errors=True)
             taken += 1
     return taken

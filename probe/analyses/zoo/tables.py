@@ -90,7 +90,7 @@ def _best(result: Result) -> dict[str, Any]:
     for target, scores in spc.groupby("target", sort=False):
         if not scores["value"].notna().any():
             continue
-        best = scores.loc[scores["value"].idxmax()]
+        best = scores.iloc[int(scores["value"].argmax())]
         same = (ours["layer"] == best["layer"]) & (ours["target"] == target)
         shares = ours.loc[same & (ours["metric"] == "spc"), "padding_share"].dropna()
         row |= {
