@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -86,6 +87,11 @@ def unwritable(folder: Path, error: OSError) -> UnwritableError:
     return UnwritableError(
         f"can't write to {str(folder)!r}: {reason}; choose another output folder"
     )
+
+
+def folder_name(name: str) -> str:
+    """A name of a model, or the like, as a folder can be called."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip(".") or "model"
 
 
 def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:

@@ -62,3 +62,10 @@ def families(weights: Iterable[str]) -> dict[str, list[str]]:
 
 def percent(share: float) -> str:
     return f"{number_text(100 * share, '.0f')} %"
+
+
+def duration_text(seconds: float) -> str:
+    """A time in words: ``12 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -14,19 +14,10 @@ from .. import backbones, records, report
 from ..analyses import ladder as ladders
 from ..analyses import planted
 from ..analyses.names import GROUPS, LADDER_TARGETS, PAPERS, PLANTED_FILE, STRENGTH
-from ..files import check_folder, write_files
+from ..files import check_folder, folder_name, write_files
 from ..text import interval
 from .app import aligned, app, one_by_one, write_again
-from .options import (
-    DEFAULT_MODEL,
-    REPORTS,
-    Models,
-    OneWeights,
-    Out,
-    folder_name,
-    split_items,
-    with_options,
-)
+from .options import DEFAULT_MODEL, REPORTS, Models, OneWeights, Out, split_items, with_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -61,11 +62,11 @@ def one_by_one(
     for name in shown:
         shown.set_postfix_str(name)
         try:
-            work(name)
-        except KeyboardInterrupt:
+            with interruptible():
+                work(name)
+        except typer.Exit:
             shown.close()
-            typer.echo("\nInterrupted. What was finished is kept in the output folder.", err=True)
-            raise typer.Exit(130) from None
+            raise
         except Exception as error:  # whatever it is, the other models still have their turn
             if len(names) == 1:
                 raise
@@ -77,17 +78,33 @@ def one_by_one(
         finally:
             gc.collect()  # modules hold one another in circles
     if failures and again:
-        typer.echo(f"{len(failures)} of {len(names)} models failed:", err=True)
-        for name, reason in failures:
-            typer.echo(f"  {name}: {reason}", err=True)
+        tell_failures(failures, len(names))
     if failures:
         raise typer.Exit(1)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Say after Ctrl-C that what was finished is kept, and end with status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. What was finished is kept in the output folder.", err=True)
+        raise typer.Exit(130) from None
+
+
+def tell_failures(failures: Sequence[tuple[str, str]], of: int) -> None:
+    """Name what failed, and why."""
+    typer.echo(f"{len(failures)} of {of} models failed:", err=True)
+    for name, reason in failures:
+        typer.echo(f"  {name}: {reason}", err=True)
+
+
 def write_again(folder: Path, out: Path) -> None:
     """Bring the report in a folder up to date with what lies beside it."""
-    if (folder / "run.json").exists():
-        probe.load(folder).to_html(folder / "report.html")
+    result = probe.load(folder) if (folder / "run.json").exists() else None
+    if isinstance(result, probe.Result):
+        result.to_html(folder / "report.html")
         report.write_index(out)
         typer.echo(f"Report: {folder / 'report.html'}")
 

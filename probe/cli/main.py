@@ -18,6 +18,7 @@ from .app import app
 # Importing them registers their commands, in this order.
 # isort: off
 from . import run  # noqa: F401
+from . import zoo  # noqa: F401
 from . import analyses  # noqa: F401
 from . import studies  # noqa: F401
 from . import networks  # noqa: F401

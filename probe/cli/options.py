@@ -25,7 +25,8 @@ Models = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="MODEL",
-        help=f"timm names or globs such as 'resnet*'; without any, {DEFAULT_MODEL}.",
+        help=f"timm names, globs such as 'resnet*' or (over pretrained tags) 'resnet50.*', or "
+        f"files with one a line; without any, {DEFAULT_MODEL}.",
         show_default=False,
     ),
 ]
@@ -189,6 +190,20 @@ def _exists(path: str) -> bool:
         return False
 
 
+def parse_seconds(text: str) -> float:
+    """Read ``90``, ``30m`` or ``2h`` as seconds.
+
+    Raises
+    ------
+    ProbeError
+        If it is something else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if match is None or not float(match[1]):
+        raise ProbeError(f"time limit: expected seconds such as 90, or 30m or 2h, got {text!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
 def parse_size(text: str | None) -> int | tuple[int, int] | None:
     """Read ``224`` or ``224x320``.
 
@@ -204,8 +219,3 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
         raise ProbeError(f"image size: expected 224, or 224x320 for height x width, got {text!r}")
     height, width = match.groups()
     return int(height) if width is None else (int(height), int(width))
-
-
-def folder_name(model: str) -> str:
-    """Return the folder of a model's reports."""
-    return re.sub(r"[^\w.+-]+", "_", model).strip(".") or "model"

@@ -10,11 +10,11 @@ import typer
 import probe
 
 from .. import backbones, records, report
-from ..files import check_folder
+from ..analyses import zoo
+from ..files import check_folder, folder_name
 from ..runner.options import Options
-from ..text import is_random
-from .app import app, one_by_one
-from .options import DEFAULT_MODEL, REPORTS, Models, Out, folder_name, split_items, with_options
+from .app import app, interruptible, tell_failures
+from .options import DEFAULT_MODEL, REPORTS, Models, Out, split_items, with_options
 
 
 @app.command(
@@ -23,9 +23,9 @@ from .options import DEFAULT_MODEL, REPORTS, Models, Out, folder_name, split_ite
     "Lists are given comma-separated or by repeating the option. Each model's report.html, scores "
     "and profile (as .csv and .parquet), maps.npz, pattern.npz, channels.parquet and run.json go "
     "to OUT/MODEL/, and OUT/index.html covers all that is there. A run with other options than the "
-    "one that lies there is written beside it, to OUT/MODEL-HASH/. Of several models, those that "
-    "are finished already, with the same options, weights by name and versions, are not run "
-    "again.\n\n"
+    "one that lies there is written beside it, to OUT/MODEL-HASH/. Several models run "
+    "each in a process of its own, and those that are finished already, with the same options, "
+    "weights and versions, are not run again.\n\n"
     "Exit status: 0 if all went well; 2 if what was asked for can't be done; 1 if some of several "
     "models failed; 130 after Ctrl-C.",
 )
@@ -35,37 +35,67 @@ from .options import DEFAULT_MODEL, REPORTS, Models, Out, folder_name, split_ite
     "progress",
 )
 def run_command(models: Models = None, out: Out = REPORTS, **options: Any) -> None:
-    """Run the main job for each model, one after another."""
-    asked = Options.of(options)  # what is wrong with them is said before the first model
+    """Run the main job for each model."""
     names = backbones.expand_models(split_items(models) if models else [DEFAULT_MODEL])
+    Options.of(options)  # what is wrong with them is said before the first model
     check_folder(out)
-    if len(names) > 1 and all(w == "pretrained" or is_random(w) for w in asked.weights):
-        names = _unfinished(names, out, asked)
-
-    def probe_one(name: str) -> None:
-        if len(names) > 1:
-            typer.echo(f"[{names.index(name) + 1}/{len(names)}] {name}")
-        result = probe.run(name, **options)
-        usual = out / folder_name(name)
-        folder = result.save(records.own_folder(usual, result.provenance), report=True)
-        if folder != usual:
-            typer.echo(f"{usual} holds a run with other options, which stays as it is.")
-        index = report.write_index(out)
-        typer.echo(records.summary(result))
-        typer.echo(f"\nReport: {folder / 'report.html'}\nAll reports: {index}\n")
-
-    one_by_one(names, probe_one)
+    if len(names) > 1 or _is_list(names[0]):
+        _run_several(names, out, options)
+        return
+    result = probe.run(names[0], **options)
+    usual = out / folder_name(names[0])
+    folder = result.save(records.own_folder(usual, result.provenance), report=True)
+    if folder != usual:
+        typer.echo(f"{usual} holds a run with other options, which stays as it is.")
+    _tell_result(result, folder)
+    typer.echo(f"All reports: {report.write_index(out)}\n")
 
 
-def _unfinished(names: list[str], out: Path, asked: Options) -> list[str]:
-    """Leave out the models whose runs are finished, and say so."""
-    places = {
-        name: records.finished_run(out / folder_name(name), asked.fingerprint()) for name in names
-    }
-    done = [f"{name} ({place})" for name, place in places.items() if place]
+def _is_list(name: str) -> bool:
+    path = Path(name).expanduser()
+    return path.is_file() and path.suffix.lower() not in (".py", ".pth", ".safetensors")
+
+
+def _tell_result(result: probe.Result, folder: Path) -> None:
+    typer.echo(records.summary(result))
+    typer.echo(f"\nReport: {folder / 'report.html'}")
+
+
+def _run_several(names: list[str], out: Path, options: dict[str, Any]) -> None:
+    """Run models as cells, each in a process of its own; go on where a run was interrupted."""
+    how = zoo.How()
+    cells = zoo.list_cells(names, options, together=True)
+    store = zoo.ReportStore(out)
+    done = {cell: place for cell in cells if (place := store.place(cell))}
     if done:
+        places = ", ".join(f"{cell.model} ({place})" for cell, place in done.items())
         typer.echo(
-            f"{len(done)} of {len(names)} models are done already, with these options: "
-            f"{', '.join(done)}; delete a folder to run it again."
+            f"{len(done)} of {len(cells)} models are done already, with these options: {places}; "
+            "delete a folder to run it again."
         )
-    return [name for name, place in places.items() if place is None]
+    failures: list[tuple[str, str]] = []
+    ended = len(done)
+
+    def tell(cell: zoo.Cell, outcome: zoo.Outcome) -> None:
+        nonlocal ended
+        ended += 1
+        typer.echo(f"[{ended}/{len(cells)}] {cell.model}")
+        if outcome.status != "finished":
+            failures.append((cell.model, outcome.sentence))
+            typer.echo(f"{cell.model}: error: {outcome.sentence}", err=True)
+        elif place := store.place(cell):
+            result = probe.load(place)
+            assert isinstance(result, probe.Result)
+            _tell_result(result, place)
+
+    try:
+        with interruptible():
+            left = [cell for cell in cells if cell not in done]
+            zoo.run_cells(left, store, how, Options.of(options), tell)
+    finally:
+        zoo.clean(out)
+        if any(out.glob("*/run.json")):
+            typer.echo(f"All reports: {report.write_index(out)}\n")
+    if failures:
+        tell_failures(failures, len(cells))
+        raise typer.Exit(1)

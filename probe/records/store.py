@@ -133,26 +133,33 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
 
 def own_folder(folder: Path, provenance: Mapping[str, Any]) -> Path:
-    """Return where a run belongs: the folder, or one beside it if other options' run is there.
+    """Return where a run belongs: the folder, or one beside it if another run is there.
 
-    The name of the other one ends in a hash of the options, so that it is found again.
+    Another one has other options or weights; the name of its folder ends in a hash of them.
     """
-    options = plain(provenance["options"])
     kept = _provenance(folder)
-    if kept is None or kept.get("options") == options:
+    if kept is None or _identity(kept) == _identity(provenance):
         return folder
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
-    return folder.with_name(f"{folder.name}-{digest[:8]}")
+    text = json.dumps(_identity(provenance), sort_keys=True)
+    return folder.with_name(f"{folder.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
 
 
-def finished_run(folder: Path, asked: str) -> Path | None:
+def _identity(provenance: Mapping[str, Any]) -> list[Any]:
+    """Options and weights of a run."""
+    hashes = [backbone.get("sha256") for backbone in provenance.get("backbones", [])]
+    return [plain(provenance.get("options")), hashes]
+
+
+def finished_run(folder: Path, asked: str, cell: str | None = None) -> Path | None:
     """Find a finished run of the options with this fingerprint, by today's versions.
 
-    It is looked for where :func:`own_folder` puts it. None where there is none.
+    It is looked for where :func:`own_folder` puts it; with ``cell``, only one of that cell. None
+    where there is none.
     """
     for place in (folder, *sorted(folder.parent.glob(f"{glob.escape(folder.name)}-????????"))):
         kept = _provenance(place) or {}
-        if kept.get("asked") == asked and kept.get("versions") == versions():
+        same = kept.get("asked") == asked and kept.get("versions") == versions()
+        if same and cell in (None, kept.get("cell")):
             return place
     return None
 

@@ -201,11 +201,11 @@ class OptionsGiven(SharedGiven, total=False):
 
 
 @functools.cache
-def option_words() -> dict[str, str]:
-    """What the docstring of :class:`Options` says of each option, as one paragraph."""
+def option_words(of: type = Options) -> dict[str, str]:
+    """What the docstring of :class:`Options`, or another, says of each, as one paragraph."""
     entries = re.findall(
         r"^([a-z_]+(?:, [a-z_]+)*) : [^\n]*\n((?:    [^\n]*\n?|\n)+)",
-        inspect.cleandoc(Options.__doc__ or ""),
+        inspect.cleandoc(of.__doc__ or ""),
         re.MULTILINE,
     )
     words = {names: " ".join(text.split()) for names, text in entries}

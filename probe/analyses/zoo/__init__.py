@@ -9,10 +9,13 @@ Not here: what a run measures, and how a result is drawn.
 - ``folder``: what lies in a zoo's folder, and how a cell gets there whole.
 - ``estimate``: parameters, operations and memory of a network, without running it.
 - ``work``: what the process of a cell does.
+- ``how``: how cells are run.
 - ``server``: forks a process for each cell.
 - ``engines``: where cells run: processes, this process, a Ray cluster.
 - ``supervise``: gives cells to an engine until all are finished or failed.
 - ``tables``: scores and models of all cells, as functions of the folder.
+- ``reports``: the folder of reports of `probe run`, as a place for cells.
+- ``plan``: what a zoo would take, and how far one is.
 - ``collection``: a zoo on disk, to look at.
 - ``zoo``: the zoo, from Python.
 """

@@ -3,5 +3,16 @@ from .cells import list_cells as list_cells
 from .collection import Zoo as Zoo
 from .collection import load as load
 from .engines import ENGINES as ENGINES
+from .folder import clean as clean
+from .folder import merge as merge
+from .folder import write_tables as write_tables
+from .how import How as How
+from .plan import foresee as foresee
+from .plan import progress_of as progress_of
+from .reports import ReportStore as ReportStore
 from .tables import models_table as models_table
 from .tables import scores_table as scores_table
+from .work import Outcome as Outcome
+from .zoo import fill as fill
+from .zoo import plan_cells as plan_cells
+from .zoo import run_cells as run_cells

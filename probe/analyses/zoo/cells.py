@@ -18,6 +18,7 @@ import timm
 from ..._version import __version__
 from ...backbones.catalogue import expand_models
 from ...errors import ProbeError
+from ...files import folder_name
 from ...runner.options import Options, listed
 from ...text import is_random
 
@@ -57,7 +58,9 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of its folder."""
-        return "-".join([_word(self.model), _word(self.label), self.digest[:8]])
+        return "-".join(
+            [folder_name(self.model)[:80], folder_name(self.label)[:80], self.digest[:8]]
+        )
 
     @property
     def title(self) -> str:
@@ -205,7 +208,3 @@ def _is_plain(value: Any) -> bool:
 def _hash(value: Any) -> str:
     """Stand-in for images given from Python."""
     return f"sha256:{hashlib.sha256(pickle.dumps(value)).hexdigest()}"
-
-
-def _word(text: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", text).strip(".")[:80] or "model"

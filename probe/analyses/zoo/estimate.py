@@ -78,10 +78,9 @@ def estimate(model: str, options: Options) -> Estimate:
         entry: Mapping[str, Any] = config.to_dict() if config is not None else {}
         size = options.image_size or entry.get("input_size", (3, DEFAULT_SIZE, DEFAULT_SIZE))[-2:]
         fixed = entry.get("fixed_input_size") and tuple(entry["input_size"][-2:]) != tuple(size)
+        built: dict[str, Any] = {"img_size": tuple(size)} if fixed else {}
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            network = timm.create_model(
-                model, pretrained=False, **({"img_size": tuple(size)} if fixed else {})
-            ).eval()
+            network = timm.create_model(model, pretrained=False, **built).eval()
     except Exception as error:  # timm's builders raise whatever their authors chose
         raise ProbeError(f"{model} can't be estimated: {error}") from error
     parameters = sum(p.numel() for p in network.parameters())

@@ -109,7 +109,7 @@ def _work(task: Task, writer: int, log: IO[bytes], lifeline: int, server: int) -
         _end_with(server, lifeline)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        faulthandler.enable(sys.__stderr__, all_threads=False)
+        faulthandler.enable(2, all_threads=False)
         settle_process(task)
         outcome = perform(task)
     except BaseException as error:  # SystemExit of a network too

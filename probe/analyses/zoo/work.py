@@ -9,8 +9,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +34,9 @@ _LONGEST = 20_000  # characters of a traceback: an outcome fits into the buffer 
 class Store(Protocol):
     """Where cells go."""
 
-    folder: Path
+    @property
+    def folder(self) -> Path:
+        """Which folder."""
 
     def state(self, cell: Cell) -> str:
         """``finished``, ``failed`` or nothing."""
@@ -133,7 +134,7 @@ def _run(task: Task, started: float) -> None:
         given["device"] = "cuda"
     about = cell.about() | {"attempts": task.attempt}
     options = Options.of({**given, "weights": cell.weights})
-    with _ignored(ProbeError):  # what can't be estimated is tried
+    with suppress(ProbeError):  # what can't be estimated is tried
         guess = estimate(cell.model, options)
         about |= {"parameters": guess.parameters, "operations": guess.work(options)}
         _check_memory(task, guess.memory(replace(options, batch_size=1, margin=None)))
@@ -157,14 +158,6 @@ def _check_memory(task: Task, needed: int) -> None:
             f"one image, and may take {bytes_text(task.memory)}: choose fewer jobs, a smaller "
             "image size, or give it more with --memory"
         )
-
-
-@contextmanager
-def _ignored(kind: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except kind:
-        pass
 
 
 def _fetch(task: Task) -> Outcome:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,98 +19,38 @@ from .collection import Zoo
 from .engines import ENGINES
 from .estimate import BASE
 from .folder import ZooStore, clean, note_asked, open_folder, write_tables
+from .how import TIME_LIMIT, How, names_of
 from .server import import_modules
 from .supervise import Slot, Tell, supervise
 from .work import Outcome, Store
 
-TIME_LIMIT = 6 * 3600.0
-"""Seconds that a cell may take, unless told otherwise."""
-
 _SHARE = 0.9  # of the free memory, for all cells together
 
 
-@dataclass(frozen=True)
-class How:
-    """How cells are run; changes no number but for rounding.
+def slots_of(how: How) -> list[Slot]:
+    """Room for cells.
 
-    Attributes
-    ----------
-    jobs : int
-        Cells side by side, each with its share of threads and memory.
-    gpus : str, optional
-        One cell on each GPU: ``all``, how many, or their numbers such as ``0,2``; then ``jobs``
-        counts for nothing.
-    time_limit : float
-        Seconds that a cell may take.
-    memory : float, optional
-        GiB that a cell may take; by default its share of nine tenths of what is free.
-    retry : str or sequence of str
-        Which failures are run again: ``failed`` for all, or kinds such as ``memory``.
-    shard : str, optional
-        ``2/5``: the second of five parts. Each writes its own cells; then `probe zoo merge`.
-    engine : str
-        ``processes``, ``ray`` or ``inside``, see :data:`probe.analyses.zoo.ENGINES`.
-    ray_address : str, optional
-        Of a Ray cluster; by default one is started on this machine.
-    imports : str or sequence of str
-        Python modules to import first, which register models with timm.
-    report : bool
-        Write a report for each cell.
+    Raises
+    ------
+    ProbeError
+        If it is not what it should be, or there are no such GPUs.
     """
-
-    jobs: int = 1
-    gpus: str | int | None = None
-    time_limit: float = TIME_LIMIT
-    memory: float | None = None
-    retry: str | Sequence[str] = ()
-    shard: str | None = None
-    engine: str = "processes"
-    ray_address: str | None = None
-    imports: str | Sequence[str] = ()
-    report: bool = True
-
-    def slots(self) -> list[Slot]:
-        """Room for cells.
-
-        Raises
-        ------
-        ProbeError
-            If it is not what it should be, or there are no such GPUs.
-        """
-        jobs, gpus = whole_number(self.jobs, "jobs", 1), visible_gpus(self.gpus)
-        cores = joblib.cpu_count()
-        if os.environ.get("OMP_NUM_THREADS", "").isdigit():
-            cores = min(cores, max(1, int(os.environ["OMP_NUM_THREADS"])) * jobs)
-        together = len(gpus) or jobs
-        threads = max(1, cores // together)
-        free = free_memory()
-        memory = int(free * _SHARE / together) if free else 0
-        if self.memory is not None:
-            memory = int(self.memory * 2**30)
-            if memory <= BASE:
-                raise ProbeError(
-                    f"memory: expected more than {BASE / 2**30:.1f} GiB, which a process takes "
-                    f"that has imported everything, got {self.memory}"
-                )
-        return [Slot(threads, memory, gpu) for gpu in gpus or [""] * jobs]
-
-    def part(self, cells: list[Cell]) -> list[Cell]:
-        """The cells of the shard."""
-        if self.shard is None:
-            return cells
-        match = re.fullmatch(r"(\d+)/(\d+)", str(self.shard))
-        number, count = (int(match[1]), int(match[2])) if match else (0, 0)
-        if not 1 <= number <= count:
+    jobs, gpus = whole_number(how.jobs, "jobs", 1), visible_gpus(how.gpus)
+    cores = joblib.cpu_count()
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        cores = min(cores, max(1, int(os.environ["OMP_NUM_THREADS"])) * jobs)
+    together = len(gpus) or jobs
+    threads = max(1, cores // together)
+    free = free_memory()
+    memory = int(free * _SHARE / together) if free else 0
+    if how.memory is not None:
+        memory = int(how.memory * 2**30)
+        if memory <= BASE:
             raise ProbeError(
-                f"shard: expected i/n such as 2/5, from 1/n to n/n, got {self.shard!r}"
+                f"memory: expected more than {BASE / 2**30:.1f} GiB, which a process takes "
+                f"that has imported everything, got {how.memory}"
             )
-        tasks = os.environ.get("SLURM_ARRAY_TASK_COUNT", str(count))
-        if tasks != str(count):
-            raise ProbeError(
-                f"shard: {self.shard} is one of {count} parts, but SLURM's array has {tasks} tasks: "
-                f"give --array=1-{count}, or --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"
-            )
-        return cells[number - 1 :: count]
+    return [Slot(threads, memory, gpu) for gpu in gpus or [""] * jobs]
 
 
 def visible_gpus(gpus: str | int | None) -> list[str]:
@@ -152,7 +90,7 @@ def run_cells(cells: Sequence[Cell], store: Store, how: How, options: Options, t
     ProbeError
         If something asked for can't be had, or the folder can't be written.
     """
-    slots = how.slots()
+    slots = slots_of(how)
     engine = ENGINES.find(how.engine)(
         names_of(how.imports), address=how.ray_address, threads=slots[0].threads
     )
@@ -168,12 +106,7 @@ def run_cells(cells: Sequence[Cell], store: Store, how: How, options: Options, t
     )
 
 
-def names_of(value: str | Sequence[str]) -> list[str]:
-    """One or several names as a list."""
-    return [value] if isinstance(value, str) else list(value)
-
-
-def plan(models: str | Sequence[str], how: How, options: dict[str, Any]) -> list[Cell]:
+def plan_cells(models: str | Sequence[str], how: How, options: dict[str, Any]) -> Sequence[Cell]:
     """List the cells that are asked for, once the user's modules are imported."""
     try:
         import_modules(names_of(how.imports))
@@ -240,7 +173,7 @@ def zoo(
     out : str or Path
         Folder of the zoo.
     jobs, gpus, time_limit, memory, retry, shard, engine, ray_address, imports, report
-        How to run them, see :class:`probe.analyses.zoo.zoo.How`.
+        How to run them, see :class:`probe.analyses.zoo.How`.
     {options}
 
     Returns
@@ -255,5 +188,5 @@ def zoo(
     """
     how = How(*(jobs, gpus, time_limit, memory, retry, shard, engine, ray_address, imports, report))
     given = dict(options)
-    fill(plan(models, how, given), Path(out), how, given, lambda cell, outcome: None)
+    fill(plan_cells(models, how, given), Path(out), how, given, lambda cell, outcome: None)
     return Zoo(out)
