@@ -22,7 +22,7 @@ ROOMS = sorted(
 )
 MOST_LINES, MOST_STATEMENT_LINES = 400, 80
 COMMANDS = (
-    *("run", "attribute", "calibrate", "reproduce", "ladder", "coordconv", "instances"),
+    *("run", "zoo", "attribute", "calibrate", "reproduce", "ladder", "coordconv", "instances"),
     *("models", "sources", "certify", "survey"),
 )
 

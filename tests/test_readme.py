@@ -15,6 +15,7 @@ from timm.models import _builder
 from typer.testing import CliRunner
 
 from probe.analyses import calibration
+from probe.analyses.zoo.engines import ENGINES, Inside
 from probe.backbones.catalogue import expand_models
 from probe.cli.main import app
 from probe.runner.options import Options
@@ -68,6 +69,7 @@ def small_and_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(_builder, "load_pretrained", lambda *args, **kwargs: None)
     monkeypatch.setattr(calibration, "CELLS", 1)
     monkeypatch.setattr(calibration, "SEEDS", 2)
+    monkeypatch.setitem(ENGINES, "processes", Inside)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     photographs = tmp_path / "photographs"

@@ -19,6 +19,7 @@ from timm.models import ResNet, VisionTransformer
 
 import probe
 from probe.analyses.survey.table import load_survey
+from probe.analyses.zoo.engines import ENGINES, Inside
 from probe.cli.main import main
 from probe.cli.options import split_items
 
@@ -37,6 +38,8 @@ class Done:
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Run the command in this process; imports of torch take longer than most runs here."""
+
+    monkeypatch.setitem(ENGINES, "processes", Inside)
 
     def call(*words) -> Done:
         monkeypatch.setattr(sys, "argv", ["probe", *map(str, words)])
