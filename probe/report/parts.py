@@ -7,6 +7,7 @@ import html as escape
 import io
 import re
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import matplotlib
@@ -36,6 +37,12 @@ def templates() -> Environment:
     environment.filters["words"] = lambda text: str(text).replace("_", " ")
     environment.filters["short"] = lambda text: short_name(str(text))
     return environment
+
+
+@cache
+def vendored(name: str) -> Markup:
+    """A library that is shipped with Probe, as it stands within a page; see ``report/vendor``."""
+    return Markup((files("probe.report") / "vendor" / name).read_text(encoding="utf-8"))
 
 
 def certified(variant: str, certificate: Certificate) -> Markup:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -13,6 +13,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+T = TypeVar("T")
 
 CMAP = "viridis"
 """Colour map of position maps, over [0, 1]."""
@@ -102,7 +104,7 @@ def plain_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def evenly(names: Sequence[str], most: int) -> list[str]:
+def evenly(names: Sequence[T], most: int) -> list[T]:
     """At most so many of the names, spread evenly, first and last among them."""
     if len(names) <= most:
         return list(names)
