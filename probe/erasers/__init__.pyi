@@ -1,0 +1,11 @@
+from .closed import chance_of as chance_of
+from .closed import constant_directions as constant_directions
+from .closed import leace as leace
+from .eraser import Eraser as Eraser
+from .eraser import MeanEraser as MeanEraser
+from .eraser import ProjectEraser as ProjectEraser
+from .fit import HOWS as HOWS
+from .fit import PositionEraser as PositionEraser
+from .fit import mean_eraser as mean_eraser
+from .fit import project_eraser as project_eraser
+from .moments import PositionMoments as PositionMoments
