@@ -60,7 +60,9 @@ def sources_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name.")], **options: Any
 ) -> None:
     """List every place from which position can enter a network."""
-    table = probe.sources(model, **options).fillna("")
+    table = probe.sources(model, **options)
+    words = {True: "yes", False: "no"}
+    table = table.assign(**{n: table[n].map(words) for n in ("consumed", "even")}).fillna("")
     if table.empty:
         typer.echo(f"{model}: no source of position was found")
         return
