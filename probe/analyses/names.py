@@ -1,7 +1,8 @@
 """Names and defaults of analyses, where neither torch nor pandas is needed to read them."""
 
-GROUPS: tuple[str, ...] = ("calls", "blocks", "stages")
-"""What goes together as one unit: the calls of one module, of one block, or of one stage."""
+GROUPS: tuple[str, ...] = ("calls", "blocks", "stages", "sources")
+"""What goes together as one unit: the padded calls of one module, of one block, or of one stage;
+or each kind of source of position, padding among them."""
 
 LADDER_TARGETS: tuple[str, ...] = ("horizontal", "vertical", "gaussian")
 """Targets of a ladder."""

@@ -65,19 +65,25 @@ def attribution_summary(table: pd.DataFrame) -> list[str]:
 def target_sentences(table: pd.DataFrame, target: str) -> list[str]:
     rows = table[(table["metric"] == "spc") & (table["target"] == target)]
     network = rows[rows["kind"] == "network"]
-    whole, bare = (network[network["unit"] == u].iloc[0] for u in ("original", "circular"))
+    whole, bare = (network[network["keeps"] == keeps].iloc[0] for keeps in ("all", "none"))
+    units = rows[~rows["kind"].isin(("network", "side"))]
+    of_sources = units["kind"].iloc[0] == "source"
+    what = "the sources that can be taken away" if of_sources else "padding"
     layer, known = whole["layer"], knowledge(target)
     sentences = [
         f"Layer {layer} of {whole['model']} ({short_name(whole['weights'])} weights): SPC for "
-        f"{known} is {_score(whole)} as trained, {_score(bare)} without padding."
+        f"{known} is {_score(whole)} as trained, {_score(bare)} without {what}."
     ]
     effect = float(whole["effect"])
     if not effect > 0 or whole["effect_low"] <= 0:
-        return [*sentences, f"Padding makes no clear difference to {known} there."]
-    units = rows[~rows["kind"].isin(("network", "side"))]
+        make = "make" if of_sources else "makes"
+        return [*sentences, f"{what[0].upper()}{what[1:]} {make} no clear difference to {known} there."]
     alone = units[units["keeps"] == "only"].sort_values("effect", ascending=False)
     without = units[units["keeps"] == "all but"].sort_values("effect", ascending=False)
-    noun, count = alone["kind"].iloc[0], len(alone)
+    noun = "source" if of_sources else f"padded {alone['kind'].iloc[0]}"
+    count = len(alone)
+    if of_sources and count == 1:
+        return [*sentences, f"The whole difference comes from {alone['unit'].iloc[0]}."]
     enough = alone[alone["effect"] >= ENOUGH * effect]
     if len(enough):
         one = len(enough) == 1
@@ -103,6 +109,8 @@ def target_sentences(table: pd.DataFrame, target: str) -> list[str]:
             f"{_score(without.iloc[0])} or more."
         )
     sides = rows[rows["kind"] == "side"]
+    if sides.empty:
+        return sentences
     for keeps, words in (("only", "The padding of one side alone"), ("all but", "Without it")):
         side = sides[sides["keeps"] == keeps]
         listed = ", ".join(f"{r['unit']} {_score(r)}" for _, r in side.iterrows())
@@ -121,4 +129,4 @@ def _listed(rows: pd.DataFrame) -> str:
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{number} padded {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -36,7 +36,8 @@ class Meeting:
 
     ``x`` is the one of the image, ``c`` the other, ``places`` the dimensions of c, counted from
     its last, along which places lie: two for logits of queries and keys. ``neutral`` is the number
-    in place of c that leaves x as it is.
+    in place of c that leaves x as it is; ``of_map`` whether x is a map, so that one dimension of
+    places alone are its rows or its columns.
     """
 
     source: Source
@@ -44,6 +45,7 @@ class Meeting:
     c: Tensor
     places: tuple[int, ...]
     neutral: float = 0.0
+    of_map: bool = False
 
 
 Substitute = Callable[[Meeting], Tensor]
@@ -212,7 +214,8 @@ class Follower(TorchFunctionMode):
         for part, kind in parts:
             source = self._record(kind, name, part)
             if self._substitute:
-                part = self._substitute(Meeting(source, x, part, places, neutral))
+                of_map = self._depends[x].layout in ("NCHW", "NHWC")
+                part = self._substitute(Meeting(source, x, part, places, neutral, of_map))
             changed = part if changed is None else changed + part
         assert changed is not None  # there is one part at least
         return changed if self._substitute else c

@@ -88,7 +88,7 @@ class Removing:
         back = sorted(range(c.ndim), key=[*others, *dims].__getitem__)
         turned = c.permute(*others, *dims)
         if logits or len(dims) == 1:
-            axes = [self._places(c.shape[d]) for d in dims]
+            axes = [self._places(c.shape[d], meeting.of_map) for d in dims]
             order = self._order(axes[0].count, c.device)
             return _in_blocks(turned, axes, change, order).permute(back)
         sizes = [c.shape[d] for d in dims]
@@ -97,7 +97,9 @@ class Removing:
         changed = change(flat, (grid,), self._order(flat.shape[-1], c.device))
         return changed.unflatten(-1, sizes).permute(back)
 
-    def _places(self, length: int) -> _Places:
+    def _places(self, length: int, of_map: bool) -> _Places:
+        if of_map:
+            return _Places((1, length))
         side = math.isqrt(length)
         layer = self._described((1, length, 2))
         if layer is None or layer.suffix:

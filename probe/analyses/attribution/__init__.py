@@ -6,6 +6,7 @@ Not here: the passes, which are the runner's.
 
 - ``attribution``: which padded calls, and which sides of the image, put position into a layer.
 - ``units``: padded calls that keep or lose their padding together.
+- ``sources``: units that are kinds of sources of position.
 - ``summary``: effects of units as a table, and in sentences.
 - ``figure``: the figure of an attribution.
 - ``replay``: conditions of an attribution, with outputs that stay the same played again.

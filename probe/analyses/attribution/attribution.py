@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import pandas as pd
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import ProbeError, ProbeWarning, one_of
 from ...files import json_bytes, write_files
@@ -33,17 +33,18 @@ from ...records.attribution import (
     read_attribution,
 )
 from ...report.figures.attribution import plot_attribution
-from ...runner.job import Condition, groups_that_fit
+from ...runner.job import Condition, Job, groups_that_fit
 from ...runner.options import Options, SharedGiven, takes_options
 from ...runner.passes import measure
 from ...runner.rows import find_cautions
-from ...runner.setup import one_weights, opened, weights_record
+from ...runner.setup import Opened, one_weights, opened, weights_record
 from ...variants.run import open_variant
 from ...variants.variant import parse_variant
 from ..names import GROUPS
 from .replay import ReplayedNetwork, leaf_modules, open_runs
+from .sources import plan_sources
 from .summary import effect_table
-from .units import find_units
+from .units import Kept, find_units
 
 _SEAM = (
     "so that calls without padding of their own put position there, too; use tileable stimuli such "
@@ -60,10 +61,11 @@ class Attribution:
     table : DataFrame
         Tidy, one row per unit, ``keeps``, target and metric, with columns :data:`COLUMNS`.
 
-        - ``kind``: ``call``, ``block`` or ``stage`` (a unit of the network), ``side`` (of the
-          image), or ``network``;
+        - ``kind``: ``call``, ``block`` or ``stage`` (a unit of the network), ``source`` (a kind of
+          them), ``side`` (of the image), or ``network``;
         - ``unit``: path of a module, name of a side, or of the network's variant: ``original`` or
-          ``circular``; ``function``: which of torch's functions pad there;
+          ``circular`` (of sources ``no_position``); ``function``: which of torch's functions pad
+          there, or what takes the source away;
         - ``order``: rank within its kind, of units in order of execution;
         - ``keeps``: what keeps its padding: ``only`` the unit, ``all but`` it, ``all`` or ``none``;
         - ``value``, ``low``, ``high``: mean score over test images with its 95 % interval;
@@ -186,7 +188,9 @@ def attribute(
         What goes together as one unit: ``calls`` (the padded calls of one module), ``blocks`` (of
         one block, see :func:`probe.layers.choose_layers`; calls outside any block stay apart) or
         ``stages`` (all that run after one stage of timm's ``feature_info`` ended, until the next
-        one did or the layer fired; their name says which modules they are in).
+        one did or the layer fired; their name says which modules they are in), ``sources`` (each
+        kind that :func:`probe.sources` finds, padding among them, wherever in the network; see
+        :data:`probe.VARIANTS` for how each is taken away).
     share : bool
         Whether to play outputs again; without, the same numbers take longer.
     {options}
@@ -225,17 +229,16 @@ def attribute(
                 f"layer: expected the name of one module, got {layer!r}, which stands for "
                 f"{len(taps.layers)}"
             )
-        with memory_explained(1):
-            units, runs = find_units(backbone, taps, images, groups)
-            close = open_variant(backbone, parse_variant("circular"), taps, images).wrap_unpadded
-            network = ReplayedNetwork(backbone, taps)
-            planned = open_runs(network, units, groups[:-1], close, images, runs if share else {})
         job = replace(setup.job(), controls=False)
-        conditions = [Condition.of(job, backbone, run) for run in planned]
-        cautions = find_cautions(job, conditions, _SEAM)
+        if groups == "sources":
+            passes = _source_passes(setup, job)
+        else:
+            passes = _padding_passes(setup, job, groups, share, images)
+        conditions = list({id(c): c for c in passes.conditions}.values())
+        cautions = [*find_cautions(job, conditions, _SEAM), *passes.cautions]
         for message in cautions:
             warnings.warn(message, ProbeWarning, stacklevel=3)
-        with setup.bar(len(conditions), f"{backbone.name}, {network.layer.name}") as bar:
+        with setup.bar(len(conditions), f"{backbone.name}, {taps.layers[0].name}") as bar:
             for group in groups_that_fit(job, conditions):
                 measure(job, group, bar)
                 for condition in group:
@@ -244,21 +247,19 @@ def attribute(
     for message in source.cautions:  # known once the images were read
         cautions.append(message)
         warnings.warn(message, ProbeWarning, stacklevel=3)
-    kept = [run.kept for run in planned]
-    scored = [condition.scored[network.layer.name] for condition in conditions]
-    table = effect_table(kept, scored, job.targets, job.scenes, job.seed).assign(
+    name = taps.layers[0].name
+    scored = [condition.scored[name] for condition in passes.conditions]
+    table = effect_table(passes.kept, scored, job.targets, job.scenes, job.seed).assign(
         model=backbone.name,
         weights=backbone.weights,
         stimuli=source.name,
         readout=job.head.label,
-        layer=network.layer.name,
+        layer=name,
     )[COLUMNS]
-    shared = sum(run.saved for run in planned)
-    forwards = len(leaf_modules(backbone.model, runs)) * len(planned)
     provenance = setup.origin() | {
         "options": {
             **setup.recorded("model"),
-            "layer": network.layer.name,
+            "layer": name,
             "target": job.targets,
             "weights": str(weights),
             "groups": groups,
@@ -268,11 +269,53 @@ def attribute(
             ),
         },
         "backbone": weights_record(backbone),
-        "cost": {
-            "conditions": len(planned),
-            "module_forwards": forwards - shared,
-            "shared_forwards": shared,
-        },
+        "cost": {"conditions": len(conditions), **passes.cost()},
         "warnings": setup.cautions + cautions,
     }
     return Attribution(table, provenance)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Rows of the table and the pass that each comes from; rows may share one."""
+
+    kept: list[Kept]
+    conditions: list[Condition]
+    cost: Callable[[], dict[str, int]] = dict
+    cautions: tuple[str, ...] = ()
+
+
+def _padding_passes(
+    setup: Opened, job: Job, groups: str, share: bool, images: Tensor
+) -> _Passes:
+    backbone, probed = setup.first, setup.probed
+    with memory_explained(1):
+        units, runs = find_units(backbone, probed, images, groups)
+        circular = open_variant(backbone, parse_variant("circular"), probed, images)
+        network = ReplayedNetwork(backbone, probed)
+        ends = groups[:-1], circular.wrap_unpadded, images, runs if share else {}
+        planned = open_runs(network, units, *ends)
+
+    def cost() -> dict[str, int]:
+        shared = sum(run.saved for run in planned)
+        forwards = len(leaf_modules(backbone.model, runs)) * len(planned)
+        return {"module_forwards": forwards - shared, "shared_forwards": shared}
+
+    conditions = [Condition.of(job, backbone, run) for run in planned]
+    return _Passes([run.kept for run in planned], conditions, cost)
+
+
+def _source_passes(setup: Opened, job: Job) -> _Passes:
+    planned = plan_sources(setup)
+    opened_once: dict[str, Condition] = {}
+    for variant in planned.variants:
+        if variant.name not in opened_once:
+            opened_once[variant.name] = setup.condition(job, setup.first, variant)
+    cautions: tuple[str, ...] = ()
+    if planned.left:
+        cautions = (
+            f"nothing can take away {' and '.join(planned.left)}: what that gives a layer is in "
+            "every score, also where all other sources are gone",
+        )
+    conditions = [opened_once[variant.name] for variant in planned.variants]
+    return _Passes(planned.kept, conditions, cautions=cautions)

@@ -42,14 +42,15 @@ def plot_attribution(table: pd.DataFrame, metric: str = "spc") -> Figure:
     rows = table[table["metric"] == metric]
     targets = list(dict.fromkeys(rows["target"]))
     kind = next(k for k in rows["kind"] if k not in ("network", "side"))
-    heights = [rows.loc[rows["kind"] == k, "unit"].nunique() for k in (kind, "side")]
+    shown = [k for k in (kind, "side") if (rows["kind"] == k).any()]
+    heights = [rows.loc[rows["kind"] == k, "unit"].nunique() for k in shown]
     with style():
         figure = plt.figure(
             figsize=(3.4 * len(targets) + 1.6, _ROW * (sum(heights) + 2) + 1.9),
             layout="constrained",
         )
         grid = figure.subplots(
-            2,
+            len(shown),
             len(targets),
             sharex="col",
             sharey="row",
@@ -58,15 +59,17 @@ def plot_attribution(table: pd.DataFrame, metric: str = "spc") -> Figure:
         )
         for column, target in zip(grid.T, targets, strict=True):
             mine = rows[rows["target"] == target]
-            for axes, shown in zip(column, (kind, "side"), strict=True):
-                _draw(mine, shown, axes)
+            for axes, part in zip(column, shown, strict=True):
+                _draw(mine, part, axes)
             column[0].set_title(target.replace("_", " "), loc="left", fontweight="bold")
-            column[1].set_xlabel(LABELS[metric])
-        grid[0, 0].set_ylabel(f"padded {kind}s, in order")
-        grid[1, 0].set_ylabel("sides")
+            column[-1].set_xlabel(LABELS[metric])
+        of_sources = kind == "source"
+        grid[0, 0].set_ylabel("sources" if of_sources else f"padded {kind}s, in order")
+        if len(shown) > 1:
+            grid[1, 0].set_ylabel("sides")
         first = rows.iloc[0]
         figure.suptitle(plain_text(f"{first['model']}, {first['layer']}"))
-        figure.legend(handles=_handles(), loc="outside lower center", ncols=2)
+        figure.legend(handles=_handles(of_sources), loc="outside lower center", ncols=2)
     return shown_once(figure)
 
 
@@ -92,20 +95,25 @@ def _draw(rows: pd.DataFrame, kind: str, axes: Axes) -> None:
             color=colours[keeps], marker=marker, markersize=4, markeredgewidth=0, linestyle="none",
         )  # fmt: skip
     first = units[units["keeps"] == "only"]
+    plain = kind == "source"
     labels = [
-        plain_text(unit if function in ("", "conv2d") else f"{unit} ({function})")
+        plain_text(unit if plain or function in ("", "conv2d") else f"{unit} ({function})")
         for unit, function in zip(first["unit"], first["function"], strict=True)
     ]
     axes.set_yticks(first["order"], labels, fontsize="small")
     axes.set_ylim(len(first) + 0.7, 0.3)
 
 
-def _handles() -> list[Line2D | Patch]:
+def _handles(of_sources: bool) -> list[Line2D | Patch]:
     colours = _colours()
+    only, all_but, none = _ONLY, _ALL_BUT, "circular: none does"
+    if of_sources:
+        only, all_but = "this source alone", "all but this source"
+        none = "no_position: none is left"
     dots: dict[str, Any] = {"markersize": 4.5, "markeredgewidth": 0, "linewidth": 1.2}
     return [
-        Line2D([], [], color=colours["only"], marker="o", label=_ONLY, **dots),
-        Line2D([], [], color=colours["all but"], marker="D", label=_ALL_BUT, **dots),
-        Line2D([], [], color=colours["all"], linestyle=(0, (4, 2)), label="original: all keep it"),
-        Line2D([], [], color=colours["none"], linestyle=(0, (4, 2)), label="circular: none does"),
+        Line2D([], [], color=colours["only"], marker="o", label=only, **dots),
+        Line2D([], [], color=colours["all but"], marker="D", label=all_but, **dots),
+        Line2D([], [], color=colours["all"], linestyle=(0, (4, 2)), label="original: all of them"),
+        Line2D([], [], color=colours["none"], linestyle=(0, (4, 2)), label=none),
     ]
