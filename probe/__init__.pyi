@@ -24,6 +24,7 @@ from .analyses.run import run as run
 from .analyses.survey.survey import survey as survey
 from .analyses.zoo.collection import Zoo as Zoo
 from .analyses.zoo.collection import load as load
+from .analyses.zoo.comparison import compare as compare
 from .analyses.zoo.zoo import zoo as zoo
 from .backbones.backbone import Backbone as Backbone
 from .backbones.backbone import load_backbone as load_backbone

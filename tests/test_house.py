@@ -22,7 +22,17 @@ ROOMS = sorted(
 )
 MOST_LINES, MOST_STATEMENT_LINES = 400, 80
 COMMANDS = (
-    *("run", "zoo", "attribute", "calibrate", "reproduce", "ladder", "coordconv", "instances"),
+    *(
+        "run",
+        "zoo",
+        "table",
+        "attribute",
+        "calibrate",
+        "reproduce",
+        "ladder",
+        "coordconv",
+        "instances",
+    ),
     *("models", "sources", "certify", "survey"),
 )
 

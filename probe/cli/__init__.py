@@ -11,6 +11,7 @@ Not here: anything that Python can't do as well.
 - ``options``: options that commands share.
 - ``run``: the command `probe run`.
 - ``studies``: coordconv, instances.
+- ``table``: the command `probe table`.
 - ``zoo``: the command `probe zoo`.
 """
 

@@ -19,6 +19,7 @@ from .app import app
 # isort: off
 from . import run  # noqa: F401
 from . import zoo  # noqa: F401
+from . import table  # noqa: F401
 from . import analyses  # noqa: F401
 from . import studies  # noqa: F401
 from . import networks  # noqa: F401

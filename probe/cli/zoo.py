@@ -40,6 +40,10 @@ Report = Annotated[bool, _option("report")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="List the cells, with time and memory, and run none.")
 ]
+Accuracy = Annotated[
+    Path | None,
+    typer.Option(help="timm's results-imagenet.csv, for the leaderboard; it is kept with the zoo."),
+]
 
 
 @app.command(
@@ -73,6 +77,7 @@ def zoo_command(
     imports: Imports = None,
     report: Report = True,
     dry_run: DryRun = False,
+    accuracy: Accuracy = None,
     out: Out = Path("zoo"),
     **options: Any,
 ) -> None:
@@ -95,6 +100,8 @@ def zoo_command(
     cells = zoo.plan_cells(names, how, options)
     if dry_run:
         return _list_cells(cells, out)
+    if accuracy is not None:
+        zoo.keep_accuracy(out, accuracy)
     ended = 0
 
     def tell(cell: zoo.Cell, outcome: zoo.Outcome) -> None:

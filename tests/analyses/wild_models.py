@@ -79,8 +79,12 @@ __all__: list[str] = []
 for number in range(40):
     add(f"wild_good{number:02d}")
 for name, act in {
-    "wild_crash": crash, "wild_hang": hang, "wild_grow": grow, "wild_raise": fail,
-    "wild_killed": die_once, "wild_greedy": greedy,
+    "wild_crash": crash,
+    "wild_hang": hang,
+    "wild_grow": grow,
+    "wild_raise": fail,
+    "wild_killed": die_once,
+    "wild_greedy": greedy,
 }.items():
     add(name, act)
 add("wild_nan", change=not_a_number)

@@ -18,6 +18,10 @@ Not here: what a run measures, and how a result is drawn.
 - ``plan``: what a zoo would take, and how far one is.
 - ``collection``: a zoo on disk, to look at.
 - ``zoo``: the zoo, from Python.
+- ``schema``: what the columns of the tables are.
+- ``curves``, ``ranking``, ``accuracy``, ``page``: the leaderboard.
+- ``comparison``: networks beside each other, their figures and paired differences.
+- ``export``: tables as csv, Parquet, Markdown and LaTeX.
 """
 
 import lazy_loader

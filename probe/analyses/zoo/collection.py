@@ -11,11 +11,13 @@ import pandas as pd
 from ... import results
 from ...errors import ProbeError
 from ...results import Result
-from .folder import is_zoo
+from .comparison import Compared
+from .curves import Curves
+from .folder import is_zoo, keep_accuracy, read_curves, write_page
 from .tables import CELLS, models_table, scores_table
 
 
-class Zoo(Mapping[str, Result]):
+class Zoo(Compared, Mapping[str, Result]):
     """What is known of many networks; a mapping from the name of a cell to its result.
 
     Attributes
@@ -34,14 +36,36 @@ class Zoo(Mapping[str, Result]):
         return f"<Zoo in {self.folder}: {len(self)} cells finished, {failed} failed>"
 
     @functools.cached_property
-    def table(self) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:  # type: ignore[override]
         """One row per score of all cells, see :func:`probe.analyses.zoo.scores_table`."""
         return scores_table(self.folder)
 
     @functools.cached_property
-    def models(self) -> pd.DataFrame:
+    def models(self) -> pd.DataFrame:  # type: ignore[override]
         """One row per cell, see :func:`probe.analyses.zoo.models_table`."""
         return models_table(self.folder)
+
+    @functools.cached_property
+    def curves(self) -> Curves:  # type: ignore[override]
+        """Scores by depth and by test image, see :data:`~probe.analyses.zoo.curves.Curves`."""
+        return read_curves(self.folder, self.models)
+
+    def to_html(self, accuracy: str | Path | None = None) -> Path:
+        """Write the leaderboard ``index.html`` into the folder.
+
+        Parameters
+        ----------
+        accuracy : str or Path, optional
+            timm's ``results-imagenet.csv``, which is kept with the zoo.
+
+        Raises
+        ------
+        ProbeError
+            If it can't be read, or the page can't be written.
+        """
+        if accuracy is not None:
+            keep_accuracy(self.folder, accuracy)
+        return write_page(self.folder, self.models)
 
     @property
     def failures(self) -> pd.DataFrame:

@@ -10,15 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ...errors import ProbeError
 from ...files import json_bytes, parquet_bytes, unwritable, write_files
 from ...results import Result
+from .accuracy import read_accuracy
 from .cells import Cell
+from .curves import Curves, curves_of
 from .locks import holders, locked
+from .page import zoo_page
+from .schema import SCHEMA, in_schema
 from .tables import (
     CELLS,
+    CURVES,
     FAILURE,
-    SCHEMA,
     SUMMARY,
     TRACEBACK,
     cell_rows,
@@ -30,6 +36,7 @@ from .tables import (
 
 ZOO = "zoo.json"
 ASKED = "asked"
+ACCURACY = "accuracy.csv"
 
 
 def open_folder(folder: Path) -> None:
@@ -111,7 +118,9 @@ def keep_result(result: Result, place: Path, about: Mapping[str, Any], report: b
     temporary = _emptied(place)
     try:
         result.save(temporary, report=report)
-        write_files(temporary, {SUMMARY: json_bytes(summarise(result, about))})
+        curves = json.dumps(curves_of(result.table, getattr(result, "per_image", None)))
+        summary = json_bytes(summarise(result, about))
+        write_files(temporary, {CURVES: curves.encode(), SUMMARY: summary})
         _put(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -159,10 +168,46 @@ def asked_cells(folder: Path) -> list[str]:
 
 
 def write_tables(folder: Path) -> None:
-    """Write ``zoo.parquet`` (scores) and ``models.parquet`` of all cells."""
+    """Write ``zoo.parquet`` (scores), ``models.parquet`` and ``index.html`` of all cells."""
     models, scores = models_table(folder), scores_table(folder)
-    files = {"zoo.parquet": parquet_bytes(scores), "models.parquet": parquet_bytes(models)}
+    files = {
+        "zoo.parquet": parquet_bytes(in_schema(scores, "scores")),
+        "models.parquet": parquet_bytes(in_schema(models, "models")),
+    }
     write_files(folder, files)
+    write_page(folder, models)
+
+
+def write_page(folder: Path, models: pd.DataFrame) -> Path:
+    """Write the leaderboard, ``index.html``; accuracies that were kept are in it."""
+    accuracy = read_accuracy(folder / ACCURACY) if (folder / ACCURACY).exists() else None
+    page = zoo_page(models, read_curves(folder, models), accuracy, folder.resolve().name)
+    write_files(folder, {"index.html": page.encode()})
+    return folder / "index.html"
+
+
+def read_curves(folder: Path, models: pd.DataFrame) -> Curves:
+    """Read the scores by depth and by test image of all finished cells."""
+    curves = {}
+    for cell in models.loc[models["status"] == "finished", "cell"]:
+        place = folder / CELLS / str(cell)
+        try:
+            curves[str(cell)] = json.loads((place / CURVES).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # of an earlier version
+            curves[str(cell)] = curves_of(pd.read_parquet(place / "scores.parquet"))
+    return curves
+
+
+def keep_accuracy(folder: Path, path: str | Path) -> None:
+    """Keep timm's table of accuracies with a zoo, for its page.
+
+    Raises
+    ------
+    ProbeError
+        If it can't be read, or the folder can't be written.
+    """
+    table = read_accuracy(path)
+    write_files(folder, {ACCURACY: table.to_csv(index=False).encode()})
 
 
 def merge(folder: Path, others: Sequence[Path]) -> int:

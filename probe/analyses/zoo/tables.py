@@ -15,38 +15,16 @@ import numpy as np
 import pandas as pd
 
 from ...files import plain
-from ...records.record import COLUMNS
 from ...records.verdict import KNOWS
 from ...results import Result
 from ...variants.variant import parse_variant
-
-SCHEMA = 1
-"""Version of the tables; later ones only add columns."""
+from .schema import MODELS, SCHEMA, SCORES
 
 CELLS = "cells"
 SUMMARY, FAILURE, TRACEBACK = "cell.json", "failure.json", "traceback.txt"
-
-MODEL_COLUMNS = (
-    *("cell", "model", "weights", "family", "status", "kind", "sentence", "attempts"),
-    *("parameters", "image_size", "stimuli", "train_images", "test_images", "readout", "targets"),
-    *("options", "version", "sha256", "layers", "certified", "residual", "depth_known"),
-    *("localisation_error", "seconds", "peak_memory", "batch_size", "report"),
-)
-"""Columns of every table of models; those of targets follow.
-
-``status`` is ``finished`` or ``failed``, with ``kind`` and ``sentence`` of a failure. ``certified``
-and ``residual`` are of the first variant that removes padding, ``depth_known`` is the relative
-depth in (0, 1] of the first layer where some target's SPC reaches 0.5, ``localisation_error`` the
-least median distance in pixels, ``seconds`` and ``peak_memory`` (bytes) what it took. For each
-target: ``spc_T`` with ``spc_T_low`` and ``spc_T_high``, the best of the network as run first;
-``layer_T`` and ``depth_T`` (relative), where; ``share_padding_T``, the share that goes with
-padding there.
-"""
+CURVES = "curves.json"
 
 _NUMBERS = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
-
-SCORE_COLUMNS = ("cell", *COLUMNS, "relative_depth", "family", "parameters", "options", "version")
-"""Columns of the table of scores: those of a result, with its cell."""
 
 
 def summarise(result: Result, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,15 +83,15 @@ def _best(result: Result) -> dict[str, Any]:
 
 
 def models_table(folder: str | Path) -> pd.DataFrame:
-    """One row per cell, finished or failed, in order of their names; see :data:`MODEL_COLUMNS`."""
+    """One row per cell, finished or failed, by name; see :data:`probe.analyses.zoo.MODELS`."""
     rows = [row for _, row in cell_rows(folder)]
     table = pd.DataFrame(rows)
-    added = [name for name in table.columns if name not in (*MODEL_COLUMNS, "schema", "digest")]
-    return table.reindex(columns=[*MODEL_COLUMNS, *added])
+    added = [name for name in table.columns if name not in (*MODELS, "schema", "digest")]
+    return table.reindex(columns=[*MODELS, *added])
 
 
 def scores_table(folder: str | Path) -> pd.DataFrame:
-    """One row per score of all finished cells; see :data:`SCORE_COLUMNS`."""
+    """One row per score of all finished cells; see :data:`~probe.analyses.zoo.SCORES`."""
     tables = []
     for path, row in cell_rows(folder):
         if row["status"] == "finished":
@@ -124,8 +102,8 @@ def scores_table(folder: str | Path) -> pd.DataFrame:
                 table["weights"] = row["weights"]
             tables.append(table.assign(**added, relative_depth=depth))
     if not tables:
-        return pd.DataFrame(columns=list(SCORE_COLUMNS))
-    return pd.concat(tables, ignore_index=True)[list(SCORE_COLUMNS)]
+        return pd.DataFrame(columns=list(SCORES))
+    return pd.concat(tables, ignore_index=True)[list(SCORES)]
 
 
 def cell_rows(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
