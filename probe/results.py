@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .errors import ProbeError, one_of
 from .files import write_files
+from .records.outline import outline
 from .records.record import Record
 from .records.store import read_record, record_files, tables_beside
 from .records.verdict import verdict_of
@@ -30,6 +32,11 @@ class Result(Record):
     def verdict(self) -> list[str]:
         """Say in sentences what the run found: the strongest first, cautions after."""
         return verdict_of(self)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the run found, as plain data that JSON knows; see :func:`probe.records.outline`."""
+        return outline(self)
 
     def plot_layers(
         self,

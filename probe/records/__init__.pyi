@@ -1,5 +1,6 @@
 from .attribution import attribution_summary as attribution_summary
 from .calibration import Calibration as Calibration
+from .outline import outline as outline
 from .planted import planted_summary as planted_summary
 from .record import COLUMNS as COLUMNS
 from .record import PROFILE_COLUMNS as PROFILE_COLUMNS

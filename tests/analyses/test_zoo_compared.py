@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pandas as pd
@@ -87,3 +88,19 @@ def test_results_beside_each_other(folder):
         probe.compare([])
     with pytest.raises(ProbeError, match=r"probe\.run returns, got str"):
         probe.compare(["resnet10t"])
+
+
+def test_a_result_as_json(folder, tmp_path):
+    result = next(iter(probe.load(folder).values()))
+    summary = json.loads(json.dumps(result.summary, allow_nan=False))
+    spc = result.table[(result.table["metric"] == "spc") & (result.table["depth"] > 0)]
+    best = summary["best"][0]
+    rows = spc[(spc["variant"] == best["variant"]) & (spc["target"] == best["target"])]
+    assert best["value"] == rows["value"].max()
+    assert summary["verdict"] == result.verdict()
+    words = ["--layers", "layer4", "--targets", "vertical", "--image-size", "64"]
+    words += ["--train-images", "4", "--test-images", "4", "--variants", "original", "--json"]
+    words += ["--weights", "random", "--out", str(tmp_path), "--no-progress", "--device", "cpu"]
+    done = CliRunner().invoke(app, ["run", "resnet10t", *words])
+    assert json.loads(done.stdout)["model"] == "resnet10t"
+    assert "All reports" in done.stderr
