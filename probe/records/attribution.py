@@ -77,7 +77,8 @@ def target_sentences(table: pd.DataFrame, target: str) -> list[str]:
     effect = float(whole["effect"])
     if not effect > 0 or whole["effect_low"] <= 0:
         make = "make" if of_sources else "makes"
-        return [*sentences, f"{what[0].upper()}{what[1:]} {make} no clear difference to {known} there."]
+        subject = f"{what[0].upper()}{what[1:]} {make}"
+        return [*sentences, f"{subject} no clear difference to {known} there."]
     alone = units[units["keeps"] == "only"].sort_values("effect", ascending=False)
     without = units[units["keeps"] == "all but"].sort_values("effect", ascending=False)
     noun = "source" if of_sources else f"padded {alone['kind'].iloc[0]}"
