@@ -6,6 +6,7 @@ Not here: the passes themselves, the command line.
 
 - ``consistency``: shifts below the stride.
 - ``calibration``: how often the intervals say that there is position where there is none.
+- ``feature_arrays``: raw features of layers, as arrays or memory maps.
 - ``layer_table``: what can be probed of a network, and how that was found out.
 - ``run``: one backbone, every weights × variant × layer × target, in two passes.
 """

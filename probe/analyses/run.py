@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import chain
 from typing import Any, Unpack
 
 import numpy as np
@@ -23,13 +24,16 @@ from ..runner.rows import (
     condition_rows,
     find_cautions,
     find_patterns,
+    kept_readouts,
     mean_maps,
+    per_image_rows,
     profile_tables,
     simultaneous_rows,
 )
 from ..runner.setup import Opened, opened, weights_record
 from ..scores.patterns import Pattern
 from ..scores.tables import joined
+from ..targets import given_maps
 
 
 @takes_options(
@@ -116,7 +120,13 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
     profile = pd.DataFrame(columns=PROFILE_COLUMNS)
     if profiles:
         profile = joined(profiles, **common)[PROFILE_COLUMNS]
-    result = Result(table, maps, certificates, provenance, profile, patterns, picture=picture)
+    result = Result(
+        *(table, maps, certificates, provenance, profile, patterns),
+        picture=picture,
+        per_image=per_image_rows(job, conditions),
+        readouts=dict(chain.from_iterable(map(kept_readouts, conditions))),
+        given_maps=given_maps(asked.targets, setup.size),
+    )
     if not result.pads:
         table[["padding_share", "padding_share_low", "padding_share_high"]] = np.nan
     return result

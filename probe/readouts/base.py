@@ -151,6 +151,19 @@ class Readout(ABC):
         """Regularisation of each target, of a readout that chooses it."""
         return []
 
+    def kept(self, targets: int) -> Self:
+        """Return the fitted readout as a result keeps it: for so many targets, without controls."""
+        return self
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what it was fitted to, for a file; empty if it can't be saved."""
+        return {}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """Return the fitted readout that :meth:`arrays` tells of."""
+        raise ProbeError(f"the readout {cls.name} can't be read from a file")
+
     def extra_chance(self, height: int, width: int) -> dict[tuple[str, str], float]:
         """Chance levels of what it alone is scored on, by target and metric."""
         return {}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Self
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -33,6 +34,8 @@ ALPHAS: tuple[float, ...] = (1e-4, 1e-2, 1.0, 1e2)
 The held-out error is flat in log α: with nine values, 1e-5 … 1e3, no SPC of the reference network
 changes by more than 0.002.
 """
+
+_PARTS = ("origin", "weights", "intercept", "alphas")
 
 _START = 1  # where the search over ALPHAS begins
 
@@ -127,6 +130,31 @@ class Ridge(Readout):
         self.map = fit_ridge(folds, wanted.flatten(1), self.alphas)
         self.moments = {}
         return self
+
+    def kept(self, targets: int) -> Self:
+        linear = check_fitted(self.map)
+        kept = type(self)(**self.get_params())
+        kept.map = LinearMap(
+            linear.origin.cpu(),
+            linear.weights[:targets].cpu(),
+            linear.intercept[:targets].cpu(),
+            linear.alphas[:targets].cpu(),
+            linear.kernel,
+        )
+        return kept
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        linear = check_fitted(self.map)
+        return {name: np.asarray(getattr(linear, name)) for name in _PARTS} | {
+            "kernel": np.array(self.kernel)
+        }
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        readout = cls(int(arrays["kernel"]))
+        parts = {name: torch.from_numpy(arrays[name]) for name in _PARTS}
+        readout.map = LinearMap(**parts, kernel=readout.kernel)
+        return readout
 
     def predict(self, features: Values) -> Tensor:
         linear, features = check_fitted(self.map), as_features(features)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from ..errors import ProbeError
 from ..registry import Registry
 
 if TYPE_CHECKING:
@@ -32,6 +33,25 @@ One more is a class of :class:`~probe.readouts.Readout`, put here under its name
 """
 
 
+def readout_kind(readout: str | Readout) -> type[Readout]:
+    """Return the class of a readout, by its name or of an instance.
+
+    Raises
+    ------
+    ProbeError
+        If there is none of this name, or it is something else.
+    """
+    if isinstance(readout, str):
+        return READOUTS.find(readout)
+    needed = ("partial_fit", "solve", "predict", "get_params", "kernels")
+    if isinstance(readout, type) or not all(hasattr(readout, name) for name in needed):
+        raise ProbeError(
+            f"readout: expected {', '.join(READOUTS)} or an instance of a class of "
+            f"probe.readouts.Readout, got {readout!r}"
+        )
+    return type(readout)
+
+
 @dataclass(frozen=True)
 class ReadoutSpec:
     """Readout kind, kernel, and per-layer or concatenated input.
@@ -40,7 +60,7 @@ class ReadoutSpec:
     else it is made with.
     """
 
-    readout: str = "ridge"
+    readout: str | Readout = "ridge"
     kernel: int = cast(int, None)
     concat: bool = cast(bool, None)
     seed: int = 0
@@ -49,18 +69,21 @@ class ReadoutSpec:
 
     def __post_init__(self) -> None:
         if self.kernel is None:
-            object.__setattr__(self, "kernel", self.kind.kernels[0])
+            given = not isinstance(self.readout, str) and self.readout.kernel
+            object.__setattr__(self, "kernel", given or self.kind.kernels[0])
         if self.concat is None:
             object.__setattr__(self, "concat", self.kind.concat)
 
     @property
     def kind(self) -> type[Readout]:
         """The class of the readout."""
-        return READOUTS.find(self.readout)
+        return readout_kind(self.readout)
 
     @property
     def label(self) -> str:
         """What tables call it."""
+        if not isinstance(self.readout, str):
+            return repr(self.readout)
         usual = self.kernel == self.kind.kernels[0]
         return self.readout if usual else f"{self.readout}(kernel={self.kernel})"
 
@@ -71,12 +94,15 @@ class ReadoutSpec:
 
     def make(self) -> Readout:
         """Return a readout that has seen nothing yet."""
+        if not isinstance(self.readout, str):
+            return type(self.readout)(**self.readout.get_params())
         usual = {"kernel": self.kernel, "seed": self.seed, "progress": self.progress}
         return self.kind.make(**{**usual, **self.params})
 
     def record(self) -> dict[str, Any]:
         """Return what a saved run keeps of it, so that it can be read where there is none."""
         return {
+            "name": self.kind.name,
             "label": self.label,
             "kernel": self.kernel,
             "gridded": self.gridded,

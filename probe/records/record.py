@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from ..backbones.layer import GridLayer, Layer
 from ..certificates.certificate import NOTHING_PADS, Certificate
 from ..errors import ProbeError
+from ..readouts.base import Readout
 from ..readouts.spec import readout_record
 from ..scores.patterns import Pattern
-from ..targets import layer_targets, recorded_target
+from ..targets import given_target, layer_targets, recorded_target
 from ..variants.kinds import PADDING
 from ..variants.variant import parse_variant
 from .calibration import Calibration
@@ -43,6 +44,9 @@ PROFILE_COLUMNS = [
     *("distance", "places", "error", "low", "high", "chance"),
 ]
 """Columns of a result's profile."""
+
+PER_IMAGE_COLUMNS = [*SCORE_KEYS, "image", "scene", "value"]
+"""Columns of a result's scores by image."""
 
 Condition = tuple[str, str]
 """Weights and variant."""
@@ -96,6 +100,15 @@ class Record:
         :func:`probe.analyses.planted.planted_truth`.
     picture : ndarray of uint8, shape (h, w, 4), or None
         The first train images beside each other, see :meth:`probe.stimuli.Stimuli.picture`.
+    per_image : DataFrame
+        Tidy, with columns :data:`PER_IMAGE_COLUMNS`: every score of every test image, whose mean
+        over ``image`` is the table's ``value``. Images of one ``scene`` are shifted copies.
+    readouts : dict
+        The fitted :class:`~probe.readouts.Readout` by (weights, variant, layer); its ``predict``
+        takes features (B, C, h, w) as :func:`probe.features` returns them, and returns maps
+        (B, targets, h, w). A linear one has its weights in ``map``.
+    given_maps : dict
+        Targets of one's own: their maps over the image, float64 of shape (H, W), by name.
     """
 
     table: pd.DataFrame
@@ -108,6 +121,9 @@ class Record:
     calibration: Calibration | None = None
     planted: pd.DataFrame | None = None
     picture: NDArray[np.uint8] | None = None
+    per_image: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PER_IMAGE_COLUMNS))
+    readouts: dict[PatternKey, Readout] = field(default_factory=dict)
+    given_maps: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return (
@@ -207,7 +223,10 @@ class Record:
         readout = readout_record(self.provenance)
         kind = GridLayer if readout["gridded"] else Layer
         seen = kind(layer, 1, 1, *shape, "NCHW", 0, size, tuple(inset))
-        known = recorded_target(target, self.provenance.get("maps"))
+        if target in self.given_maps:
+            known = given_target(target, self.given_maps[target])
+        else:
+            known = recorded_target(target, self.provenance.get("maps"))
         return layer_targets([known], size, *seen.windows(readout["kernel"]))[0]
 
     def command(self) -> str:
@@ -221,8 +240,8 @@ def _command(provenance: Mapping[str, Any]) -> str:
     for key in ("margin", "kernel"):
         if options.get(key) is None:
             options.pop(key, None)
-    named = provenance["named_stimuli"]
-    if provenance["module"] or own or not named:
+    given = [*provenance.get("given", []), *(["stimuli"] * (not provenance["named_stimuli"]))]
+    if provenance["module"] or own or given:
         call = {
             "weights": options["weights"],
             **own,
@@ -232,9 +251,7 @@ def _command(provenance: Mapping[str, Any]) -> str:
         if provenance["module"]:
             model = "module"
             del call["weights"]
-        words = [
-            f"{k}={v!r}" if k != "stimuli" or named else "stimuli=stimuli" for k, v in call.items()
-        ]
+        words = [f"{k}={k}" if k in given else f"{k}={v!r}" for k, v in call.items()]
         return f"probe.run({', '.join([model, *words])})"
     words = ["probe", "run", options["model"]]
     for key, value in options.items():

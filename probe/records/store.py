@@ -20,7 +20,8 @@ from ..certificates.certificate import Certificate
 from ..errors import ProbeError
 from ..files import json_bytes, npz_bytes, parquet_bytes, plain, png_bytes
 from ..machine import versions
-from ..readouts.spec import readout_record
+from ..readouts.base import Readout
+from ..readouts.spec import READOUTS, readout_record
 from ..scores.patterns import Pattern
 from ..targets import note_earlier_targets
 from .attribution import read_attribution
@@ -70,6 +71,15 @@ def record_files(record: Record) -> dict[str, bytes]:
         "channels.parquet": parquet_bytes(record.channels),
         "maps.npz": npz_bytes(arrays),
         "pattern.npz": npz_bytes(kept),
+        "per_image.parquet": parquet_bytes(record.per_image),
+        "readouts.npz": npz_bytes(
+            {
+                f"{weights}/{variant}/{quoted_layer(layer)}/{part}": array
+                for (weights, variant, layer), readout in record.readouts.items()
+                for part, array in readout.arrays().items()
+            }
+        ),
+        **({"targets.npz": npz_bytes(record.given_maps)} if record.given_maps else {}),
         **({} if record.picture is None else {PICTURE: png_bytes(record.picture)}),
         "run.json": json_bytes(about),
     }
@@ -96,6 +106,12 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             split = {key: key.rsplit("/", 3) for key in arrays.files}
             maps = {(w, v, unquote(n), t): arrays[key] for key, (w, v, n, t) in split.items()}
         pattern = load_pattern(folder)
+        later: dict[str, Any] = {"readouts": _load_readouts(folder, record)}
+        if (folder / "per_image.parquet").exists():
+            later["per_image"] = pd.read_parquet(folder / "per_image.parquet")
+        if (folder / "targets.npz").exists():
+            with np.load(folder / "targets.npz", allow_pickle=False) as arrays:
+                later["given_maps"] = dict(arrays)
         picture = None
         if (folder / PICTURE).exists():
             with Image.open(folder / PICTURE, formats=["PNG"]) as file:
@@ -128,6 +144,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         "profile": profile,
         "pattern": pattern,
         "picture": picture,
+        **later,
         **beside,
     }
 
@@ -220,6 +237,19 @@ def load_pattern(folder: Path) -> dict[PatternKey, Pattern]:
                 difference_snr=difference_snr if paired else None,
             )
     return found
+
+
+def _load_readouts(folder: Path, record: Mapping[str, Any]) -> dict[PatternKey, Readout]:
+    """Read the fitted readouts of a run, as far as their kind can be saved."""
+    name = record.get("readout", {}).get("name")
+    if not (folder / "readouts.npz").exists() or name not in READOUTS:
+        return {}
+    parts: dict[PatternKey, dict[str, NDArray[Any]]] = {}
+    with np.load(folder / "readouts.npz", allow_pickle=False) as arrays:
+        for key in arrays.files:
+            weights, variant, layer, part = key.rsplit("/", 3)
+            parts.setdefault((weights, variant, unquote(layer)), {})[part] = arrays[key]
+    return {key: READOUTS.find(name).of_arrays(held) for key, held in parts.items()}
 
 
 def quoted_layer(layer: str) -> str:

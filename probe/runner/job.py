@@ -94,7 +94,7 @@ def layer_truth(
     maps = layer_targets(targets, layer.image_size, *layer.windows(head.kernel))
     order = control_order(maps[0].size, seed) if control else None
     distance = layer.border_distance(head.kernel)
-    return Truth(tuple(targets), maps, order, layer.image_size, distance)
+    return Truth(tuple(map(str, targets)), maps, order, layer.image_size, distance)
 
 
 Extra = dict[tuple[str, str], np.ndarray]

@@ -13,16 +13,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, cast
 
-from ..errors import ProbeError, one_of, whole_number
+from ..errors import ProbeError, whole_number
 from ..readouts import READOUTS
+from ..readouts.spec import readout_kind
 from ..stimuli import STIMULI
-from ..targets import TARGETS
+from ..targets import TARGETS, TargetMap, read_targets
 from ..variants import VARIANTS, parse_variant
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from ..readouts.base import Readout
     from ..stimuli.source import Stimuli
 
 DEFAULT_WEIGHTS = ("pretrained", "random", "random:1", "random:2")
@@ -60,7 +62,10 @@ class Options:
         ``stages``, ``blocks``, ``convs``, or module names and globs such as ``blocks.*``. See
         :func:`probe.backbones.choose_layers`.
     targets : str or sequence of str
-        Which position maps are read; all by default. See :data:`probe.TARGETS`.
+        Which position maps are read; all by default. See :data:`probe.TARGETS`. From Python also
+        one's own: a function of ``u`` and ``v``, which run from 0 to 1 to the right and downwards,
+        or a map (rows, columns) over the image; a mapping gives them names. They are scaled to
+        [0, 1].
     stimuli : str, Path, Tensor, ndarray or Stimuli
         What the images are: a name, or a folder of photographs. From Python also a tensor
         (N, C, H, W) in [0, 1], of which the first are for training, the next for testing. See
@@ -80,7 +85,8 @@ class Options:
         What reads position from features. ``ridge``: a linear readout at each place, regularised
         by cross-validation over images. ``posenet``: the published protocol, trained by gradient
         descent on all layers together; with ``concat=False`` on each alone. ``softmax``:
-        classification of the cells of a grid. See :mod:`probe.readouts`.
+        classification of the cells of a grid. See :mod:`probe.readouts`. From Python also an
+        instance of one's own :class:`probe.readouts.Readout`: each layer gets one made like it.
     seed : int
         Of random weights, images, bootstrap, control task and gradient descent.
     device : str or torch.device
@@ -112,7 +118,7 @@ class Options:
     test_images: int = 64
     image_size: tuple[int, int] | None = None
     batch_size: int = 32
-    readout: str = "ridge"
+    readout: str | Readout = "ridge"
     kernel: int = cast(int, None)
     concat: bool = cast(bool, None)
     seed: int = 0
@@ -126,6 +132,7 @@ class Options:
     def fingerprint(self) -> str:
         """Hash of what was asked for, but for progress bars: the same options, the same bits."""
         asked = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "progress"}
+        asked["targets"] = [getattr(target, "digest", target) for target in self.targets]
         return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
 
     @classmethod
@@ -141,11 +148,15 @@ class Options:
 
     def __post_init__(self) -> None:
         variants = tuple(parse_variant(v).name for v in listed(self.variants, "variants"))
-        targets = tuple(one_of(t, TARGETS, "target") for t in listed(self.targets, "targets"))
-        readout = READOUTS[one_of(self.readout, READOUTS, "readout")]
+        targets = read_targets(self.targets)
+        readout = readout_kind(self.readout)
+        if not isinstance(self.readout, str):
+            if self.kernel not in (None, self.readout.kernel):
+                raise ProbeError(f"kernel: the readout that was given has {self.readout.kernel}")
+            object.__setattr__(self, "kernel", self.readout.kernel)
         if self.kernel not in (None, 1, 3):
             raise ProbeError(f"kernel: expected 1 or 3, got {self.kernel!r}")
-        if self.kernel not in (None, *readout.kernels):
+        if isinstance(self.readout, str) and self.kernel not in (None, *readout.kernels):
             raise ProbeError(
                 f"kernel: the readout {self.readout} has kernel "
                 f"{' or '.join(map(str, readout.kernels))}, got {self.kernel}"
@@ -176,13 +187,13 @@ class SharedGiven(TypedDict, total=False):
 
     variants: str | Sequence[str]
     layers: str | Sequence[str]
-    targets: str | Sequence[str]
+    targets: str | Sequence[str | TargetMap] | TargetMap | Mapping[str, TargetMap]
     stimuli: str | Path | torch.Tensor | NDArray[Any] | Stimuli
     train_images: int | None
     test_images: int
     image_size: int | tuple[int, int] | None
     batch_size: int
-    readout: str
+    readout: str | Readout
     kernel: int | None
     concat: bool | None
     seed: int

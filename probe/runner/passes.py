@@ -136,7 +136,7 @@ def fit(job: Job, condition: Condition) -> None:
         targets = truth.maps
         if readout.pixel_targets:
             height, width = layer.image_size
-            targets = layer_targets(truth.targets, layer.image_size, np.eye(height), np.eye(width))
+            targets = layer_targets(job.targets, layer.image_size, np.eye(height), np.eye(width))
         readout.solve(targets, truth.order)
         if alphas := readout.chosen_alphas():
             condition.alphas[layer.name] = alphas[: len(truth.targets)]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..records.record import SCORE_KEYS, SIMULTANEOUS, MapKey, PatternKey
+from ..readouts.base import Readout
+from ..records.record import PER_IMAGE_COLUMNS, SCORE_KEYS, SIMULTANEOUS, MapKey, PatternKey
 from ..scores.intervals import simultaneous_interval
 from ..scores.patterns import Pattern, find_pattern
 from ..scores.tables import joined, profile_rows, score_rows, within_range
@@ -66,6 +67,32 @@ def simultaneous_rows(job: Job, conditions: Sequence[Condition]) -> pd.DataFrame
         table = pd.DataFrame(keys, columns=SCORE_KEYS)
         tables.append(table.assign(**dict(zip(SIMULTANEOUS, bounds, strict=True))))
     return joined(tables)
+
+
+def per_image_rows(job: Job, conditions: Sequence[Condition]) -> pd.DataFrame:
+    """One row for each score of each test image, with columns :data:`PER_IMAGE_COLUMNS`."""
+    tables = []
+    scenes = np.unique(job.scenes, return_inverse=True)[1]
+    for condition in conditions:
+        weights, variant = condition.key
+        for layer, scored in condition.scored.items():
+            kept = [m != "error_px" or _placed(job, condition) for _, m in scored.columns]
+            names = [column for column, k in zip(scored.columns, kept, strict=True) if k]
+            values = scored.values[:, kept]
+            targets, metrics = (list(words) for words in zip(*names, strict=True))
+            count = len(values)
+            table: dict[str, Any] = {"weights": weights, "variant": variant, "layer": layer}
+            table |= {"target": targets * count, "metric": metrics * count}
+            table |= {"image": np.repeat(np.arange(count), len(names))}
+            table |= {"scene": np.repeat(scenes, len(names)), "value": values.ravel()}
+            tables.append(pd.DataFrame(table))
+    return joined(tables)[PER_IMAGE_COLUMNS].astype(dict.fromkeys(SCORE_KEYS, "category"))
+
+
+def kept_readouts(condition: Condition) -> Iterator[tuple[PatternKey, Readout]]:
+    """The fitted readout of each layer, for the targets alone."""
+    for layer, readout in condition.readouts.items():
+        yield (*condition.key, layer), readout.kept(len(condition.truths[layer].targets))
 
 
 def _placed(job: Job, condition: Condition) -> bool:

@@ -22,12 +22,12 @@ from ..backbones.choice import total_stride
 from ..backbones.probed import ProbedLayers, evaluating, probe_layers
 from ..errors import ProbeError, ProbeWarning, whole_number
 from ..machine import device_name, exact_float32, memory_explained, pick_device, versions
-from ..readouts.spec import READOUTS, ReadoutSpec
+from ..readouts.spec import ReadoutSpec
 from ..stimuli.leaves import Leaves
 from ..stimuli.opening import open_stimuli
 from ..stimuli.scenes import scene_size
 from ..stimuli.source import Stimuli
-from ..targets import formulas
+from ..targets import formulas, given_maps
 from ..text import short_name
 from ..variants.canvas import find_margin
 from ..variants.run import open_variant
@@ -146,12 +146,14 @@ class Opened:
 
     def recorded(self, *names: str) -> dict[str, Any]:
         """Return options as provenance keeps them: plain values, settled ones where known."""
-        options, first = self.options, self.first
+        options, first, spec = self.options, self.first, readout_spec(self.options)
         settled = {
             "model": self.model if isinstance(self.model, str) else type(self.model).__name__,
             "stimuli": self.stimuli.name,
             "image_size": list(self.size),
-            "kernel": options.kernel if len(READOUTS[options.readout].kernels) > 1 else None,
+            "kernel": options.kernel if len(spec.kind.kernels) > 1 else None,
+            "readout": options.readout if isinstance(options.readout, str) else spec.label,
+            "targets": [str(target) for target in options.targets],
             "device": str(options.device),
             "margin": self.margin or None,
             "mean": None if options.mean is None else list(first.mean),
@@ -166,6 +168,10 @@ class Opened:
             "name": self.first.name,
             "module": isinstance(self.model, nn.Module),
             "named_stimuli": isinstance(self.options.stimuli, str | Path),
+            "given": [
+                *(["targets"] if given_maps(self.options.targets, (2, 2)) else []),
+                *(["readout"] if not isinstance(self.options.readout, str) else []),
+            ],
             "stimuli": {
                 "name": self.stimuli.name,
                 "tileable": self.stimuli.tileable,

@@ -61,7 +61,8 @@ def test_a_run_writes_everything_and_says_it(command, tmp_path):
     assert "img/s" in done.stderr
     files = sorted(p.name for p in (out / NAME).iterdir())
     assert files == [
-        *("channels.parquet", "maps.npz", "pattern.npz", "profile.csv", "profile.parquet"),
+        *("channels.parquet", "maps.npz", "pattern.npz", "per_image.parquet"),
+        *("profile.csv", "profile.parquet", "readouts.npz"),
         *("report.html", "run.json", "scores.csv", "scores.parquet", "stimuli.png"),
     ]
     assert NAME in (out / "index.html").read_text()

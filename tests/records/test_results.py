@@ -37,8 +37,16 @@ def test_what_is_saved_is_what_is_loaded(result, tmp_path):
     assert all(np.array_equal(loaded.maps[k], v) for k, v in result.maps.items())
     files = sorted(p.name for p in (tmp_path / "deep" / "run").iterdir())
     assert files == [
-        *("channels.parquet", "maps.npz", "pattern.npz", "profile.csv", "profile.parquet"),
-        *("run.json", "scores.csv", "scores.parquet", "stimuli.png"),
+        *("channels.parquet", "maps.npz", "pattern.npz", "per_image.parquet"),
+        *(
+            "profile.csv",
+            "profile.parquet",
+            "readouts.npz",
+            "run.json",
+            "scores.csv",
+            "scores.parquet",
+            "stimuli.png",
+        ),
     ]
     pd.testing.assert_frame_equal(loaded.profile, result.profile, check_exact=True)
     pd.testing.assert_frame_equal(loaded.channels, result.channels, check_exact=True)

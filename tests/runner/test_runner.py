@@ -412,7 +412,7 @@ def test_an_image_size_that_does_not_close_the_torus_is_cautioned(tiny, tiny_opt
         ({"device": "tpu7"}, "device"),
         ({"variants": []}, "variants"),
         ({"variants": None}, "variants"),
-        ({"targets": [1]}, "targets"),
+        ({"targets": [1]}, "target"),
         ({"layers": None}, "layers"),
         ({"layers": [1]}, "layers"),
         ({"image_size": 64.5}, "image_size"),

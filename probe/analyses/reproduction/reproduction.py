@@ -152,7 +152,7 @@ def reproduce(
             **shares,
             "image_size": list(size),
             "batch_size": chosen.batch_size,
-            "readout": chosen.readout,
+            "readout": str(chosen.readout),
             "seed": seed,
             "device": str(chosen.device),
         },
