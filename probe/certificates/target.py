@@ -210,7 +210,7 @@ class CertificationTarget:
         most = min(pixels // step for pixels, step in sides) if self.windowed else 3
         for factor in range(2, most) if not remaining else ():
             wider = (factor * shift[0], factor * shift[1])
-            if all(pixels % (factor * step) == 0 < pixels - factor * step for pixels, step in sides):
+            if all(n % (factor * step) == 0 < n - factor * step for n, step in sides):
                 again = self._measure(seen, wider)
                 if again.residual <= threshold:
                     return again

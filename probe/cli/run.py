@@ -50,7 +50,8 @@ def run_command(
     if len(names) > 1 or _is_list(names[0]):
         _run_several(names, out, options, as_json)
         return
-    result = probe.run(names[0], **options)
+    with interruptible():
+        result = probe.run(names[0], **options)
     usual = out / folder_name(names[0])
     folder = result.save(records.own_folder(usual, result.provenance), report=True)
     if folder != usual:

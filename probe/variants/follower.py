@@ -121,14 +121,14 @@ class Follower(TorchFunctionMode):
             args, kwargs = (items, *args[1:]), {k: v for k, v in kwargs.items() if k != "tensors"}
         elif func is F.scaled_dot_product_attention:
             mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
-            if isinstance(mask, Tensor) and mask not in self._depends:
-                if varies(mask, (-2, -1), mask in self._origin):
-                    neutral = float(mask.dtype == torch.bool)
-                    mask = self._substituted(moving[0], mask, name, (-2, -1), neutral, RELATIVE)
-                    args = (*args[:3], mask, *args[4:])
-                    kwargs = {k: v for k, v in kwargs.items() if k != "attn_mask"}
-                    if len(args) < 4:
-                        args, kwargs = args[:-1], {**kwargs, "attn_mask": mask}
+            constant = isinstance(mask, Tensor) and mask not in self._depends
+            if constant and varies(mask, (-2, -1), mask in self._origin):
+                neutral = float(mask.dtype == torch.bool)
+                mask = self._substituted(moving[0], mask, name, (-2, -1), neutral, RELATIVE)
+                args = (*args[:3], mask, *args[4:])
+                kwargs = {k: v for k, v in kwargs.items() if k != "attn_mask"}
+                if len(args) < 4:
+                    args, kwargs = args[:-1], {**kwargs, "attn_mask": mask}
         elif plain in ("matmul", "bmm", "einsum", "__matmul__"):
             args = self._product(plain, args, moving)
         elif plain in ("linear", "conv1d") and self._depends[moving[0]].layout == "NCL":
@@ -323,7 +323,7 @@ _LOWERED = -10.0
 
 
 def _masks(c: Tensor) -> bool:
-    """Whether a tensor says which keys a query may see, by its values: 0 or a large negative one."""
+    """Whether a tensor says the keys that a query may see, by its values: 0 or much below."""
     if c.dtype == torch.bool:
         return True
     lowered = c <= _LOWERED

@@ -93,8 +93,8 @@ def parse_variant(name: str) -> Variant:
     kinds = [REMOVALS[part].kind for part in removals]
     if len(borders) > 1 or len(set(parts)) < len(parts) or len(set(kinds)) < len(kinds):
         raise ProbeError(
-            f"variant {name!r}: expected one border rule and one removal for each kind of source at "
-            f"most, got {len(parts)} parts: {', '.join(parts)}"
+            f"variant {name!r}: expected at most one border rule and one removal for each kind "
+            f"of source, got {len(parts)} parts: {', '.join(parts)}"
         )
     border = borders[0] if borders else ("circular" if everything else "original")
     shown = [b for b in borders if b != ("circular" if everything else "original")]

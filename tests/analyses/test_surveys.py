@@ -185,7 +185,7 @@ def test_what_cannot_be_built_does_not_stop_the_others(tmp_path, monkeypatch):
 def test_what_a_variant_does_not_suit_is_not_run():
     table = survey("test_resnet", variant="no_pos_embed", **QUIET)
     assert list(table["status"]) == ["not run"]
-    assert "adds no absolute position embedding" in table["reason"][0]
+    assert "the network has no position embedding" in table["reason"][0]
 
 
 def test_what_memory_cannot_hold_is_not_run(monkeypatch):

@@ -138,7 +138,7 @@ def test_a_hybrid_passes_without_both_of_its_sources_alone():
 
 
 def test_without_position_embeddings_there_is_none_to_take_away():
-    with pytest.raises(probe.ProbeError, match="no_pos_embed would change nothing.*nothing but padding"):
+    with pytest.raises(probe.ProbeError, match=r"would change nothing.*nothing but padding"):
         probe.certify("resnet18", "no_pos_embed")
 
 
@@ -253,8 +253,6 @@ def test_with_nothing_planted_the_network_is_clean():
     [
         (Coordinates, "coordinates: planted"),
         (Embedding, "position embedding: planted"),
-        (Windows, "window partition: planted"),
-        (Hiding, "window partition: planted"),
         (RelativeBias, "relative position bias: planted"),
     ],
 )
@@ -264,13 +262,17 @@ def test_no_planted_source_of_position_passes(planted, source):
     assert seen.sources == (source,)
     assert source.partition(":")[0] in seen.reason
     assert seen.layers["down"] <= THRESHOLD
-    if planted is Hiding:
-        assert seen.residual <= THRESHOLD
-        assert seen.first_break is None
-        assert seen.reason.startswith("inconclusive")
-    else:
-        assert seen.layers["late"] > THRESHOLD
-        assert seen.first_break == ("planted.mix" if planted is Coordinates else "planted")
+    assert seen.layers["late"] > THRESHOLD
+    assert seen.first_break == ("planted.mix" if planted is Coordinates else "planted")
+
+
+@pytest.mark.parametrize(("planted", "pixels"), [(Windows, 56), (Hiding, 32)])
+def test_windows_leave_the_place_within_them_and_the_certificate_says_so(planted, pixels):
+    seen = probe.certify(network(planted), **NETWORK)
+    assert seen.passed and seen.residual <= THRESHOLD
+    assert seen.shift[0] % pixels == 0 < seen.shift[0] < seen.image_size[0]
+    down, right = seen.shift
+    assert f"up to its place within a window of {down} × {right} pixels" in seen.reason
 
 
 def test_a_layer_left_with_zero_padding_that_torch_hides_does_not_pass():
@@ -485,14 +487,14 @@ def test_a_module_is_left_as_it_was(tiny, variant, kind):
     same(before, state(model))
 
 
-@pytest.mark.parametrize("runs", range(1, 11))
+@pytest.mark.parametrize("runs", [1, 2, 3, 4, 6, 8, 10, 12, 14])
 def test_a_module_is_left_as_it_was_after_an_exception(tiny, runs):
     model = Copyless(OrderedDict(stages=tiny.stages, fragile=Fragile(runs)))
     before = state(model)
     try:
         seen = probe.certify(model, "reflect", layers=["stages.2"], image_size=64)
     except (probe.ProbeError, RuntimeError):
-        assert runs < 9
+        assert model.fragile.left[0] < 0
     else:
         assert not seen.passed
     same(before, state(model))
@@ -721,8 +723,12 @@ def test_where_padding_is_the_only_source_known_an_architecture_is_certified(sur
 def test_where_another_source_is_known_none_is_certified_and_each_says_why(surveyed):
     mixed = surveyed[surveyed["sources"] != ""]
     assert len(mixed) > 0.2 * len(surveyed)
-    assert set(mixed["status"]) == {"not certified"}
     assert (mixed["reason"] != "").all()
+    windowed = mixed["status"] == "certified"  # up to the place within a window, nothing else left
+    assert mixed.loc[windowed, "sources"].str.contains("window partition").all()
+    assert mixed.loc[windowed, "reason"].str.contains("up to its place within a window").all()
+    mixed = mixed[~windowed]
+    assert len(mixed) > 0.1 * len(surveyed)
     assert not (mixed["residual"] <= mixed["threshold"]).any()  # each does break
     for row in mixed.itertuples():
         assert any(kind in row.reason for kind in row.sources.split("; ")), row

@@ -267,7 +267,7 @@ def test_certify_goes_on_after_a_model_that_fails(command, monkeypatch):
         (["certify", "resnet8"], "did you mean"),
         (["certify", "test_resnet", "--variant", "spherical"], "circular"),
         (["certify", "test_resnet", "--variant", "circular+zeros"], "one border rule"),
-        (["certify", "test_resnet", "--variant", "no_pos_embed"], "no absolute position embedding"),
+        (["certify", "test_resnet", "--variant", "no_pos_embed"], "the network has no position embedding"),
         (["certify", "test_resnet", "--image-size", "big"], "224x320"),
         (["certify", "test_resnet", "--weights", "./no.pth"], "no such checkpoint"),
         (["certify", "nothing_like_it*"], "no timm model matches"),
@@ -394,7 +394,7 @@ def test_runs_without_position_embeddings(command, tmp_path):
     words = ["--variants", "circular+no_pos_embed", "--out", tmp_path, "--no-progress"]
     done = command("run", "test_resnet", *SMALL, *words)
     assert done.returncode == 2
-    assert "'circular+no_pos_embed': the network adds no absolute position" in done.stderr
+    assert "'circular+no_pos_embed': no_pos_embed would change nothing" in done.stderr
     assert not list(tmp_path.iterdir())
 
     done = command("run", "test_vit", *SMALL, *words)

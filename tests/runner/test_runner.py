@@ -356,7 +356,7 @@ def test_position_embeddings_can_be_taken_out(tiny, tiny_options):
     assert best["no_pos_embed"] < 0.2
     passed = {v: c.passed for (_, v), c in got.certificates.items()}
     assert passed == {"original": False, "no_pos_embed": True, "shuffled_pos_embed": False}
-    with pytest.raises(probe.ProbeError, match="no absolute position embedding"):
+    with pytest.raises(probe.ProbeError, match="the network has no position embedding"):
         probe.run(tiny, variants="no_pos_embed", **tiny_options)
 
 

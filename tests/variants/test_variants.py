@@ -211,7 +211,7 @@ def test_two_seeds_shuffle_two_ways():
 def test_a_network_without_position_embedding_is_refused(tiny, variant):
     x = torch.zeros(1, 3, 32, 32)
     with (
-        pytest.raises(probe.ProbeError, match="would change nothing.*nothing but padding"),
+        pytest.raises(probe.ProbeError, match=r"would change nothing.*nothing but padding"),
         running(parse_variant(variant), tiny, x),
     ):
         tiny(x)

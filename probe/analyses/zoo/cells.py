@@ -49,7 +49,7 @@ class Cell:
 
     model: str
     weights: tuple[str, ...]
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(hash=False)
     label: str
     digest: str
     family: str = ""
