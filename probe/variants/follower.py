@@ -121,8 +121,9 @@ class Follower(TorchFunctionMode):
             args, kwargs = (items, *args[1:]), {k: v for k, v in kwargs.items() if k != "tensors"}
         elif func is F.scaled_dot_product_attention:
             mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
-            constant = isinstance(mask, Tensor) and mask not in self._depends
-            if constant and varies(mask, (-2, -1), mask in self._origin):
+            if not isinstance(mask, Tensor) or mask in self._depends:
+                return args, kwargs
+            if varies(mask, (-2, -1), mask in self._origin):
                 neutral = float(mask.dtype == torch.bool)
                 mask = self._substituted(moving[0], mask, name, (-2, -1), neutral, RELATIVE)
                 args = (*args[:3], mask, *args[4:])
