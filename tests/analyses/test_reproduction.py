@@ -213,6 +213,7 @@ def test_published_networks_are_recognised_by_their_architecture(nothing_at_hand
     assert of(random, row="vgg16")["published"].isna().all()
 
 
+@pytest.mark.slow
 def test_vgg16_has_a_map_to_read_without_padding():
     options = SMALL | {"image_size": 224, "train_images": 2, "test_images": 1}
     found = reproduce(models="vgg16", weights="random", **options)

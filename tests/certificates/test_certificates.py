@@ -521,6 +521,7 @@ def headless(name):
     return model
 
 
+@pytest.mark.slow
 def test_without_padding_a_plain_network_passes_on_images_large_enough():
     vgg = headless("vgg11")
     assert probe.certify(vgg, "valid", image_size=192).passed
