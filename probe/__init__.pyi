@@ -35,6 +35,10 @@ from .certificates.certificate import Certificate as Certificate
 from .certificates.certify import certify as certify
 from .certificates.certify import sources as sources
 from .certificates.evenness import padding_sizes as padding_sizes
+from .erasers.erase import erase as erase
+from .erasers.eraser import Eraser as Eraser
+from .erasers.fit import PositionEraser as PositionEraser
+from .erasers.inside import erasing as erasing
 from .errors import ProbeError as ProbeError
 from .errors import ProbeWarning as ProbeWarning
 from .report.figures.attribution import plot_attribution as plot_attribution

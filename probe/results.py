@@ -11,7 +11,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import nn
 
+from .erasers.erase import erase
+from .erasers.eraser import Eraser
 from .errors import ProbeError, one_of
 from .files import write_files
 from .records.outline import outline
@@ -71,6 +74,50 @@ class Result(Record):
         one_of(layer, self.layers, "layer")
         truth = {target: self.true_map(layer, target) for target in self.targets}
         return plot_maps(self.maps, truth, layer, f"{self.model}, ")
+
+    def erase(
+        self,
+        layer: str,
+        how: str = "project",
+        *,
+        model: str | nn.Module | None = None,
+        **options: Any,
+    ) -> Eraser:
+        """Make an eraser of position at a layer; see :func:`probe.erase`.
+
+        A result keeps no moments. The run's setup is opened again as its provenance says (model,
+        first weights, images, size, seed, normalisation), and one pass gathers them.
+
+        Parameters
+        ----------
+        layer : str
+            One of :attr:`layers`.
+        how : str
+            ``mean``, ``project`` or ``constant``.
+        model : str or Module, optional
+            The network, where the run was given a module.
+        **options
+            Of :func:`probe.erase`, in place of the run's.
+
+        Raises
+        ------
+        ProbeError
+            If the layer was not probed, or network or images have to be given.
+        """
+        one_of(layer, self.layers, "layer")
+        run = self.provenance["options"]
+        names = ("targets", "image_size", "batch_size", "seed", "device", "name", "mean", "std")
+        again = {name: run[name] for name in names if run.get(name) is not None}
+        for what, given in (("model", model is not None), ("stimuli", "stimuli" in options)):
+            named = self.provenance.get("named_stimuli", True)
+            kept = not self.provenance["module"] if what == "model" else named
+            if not (given or kept):
+                raise ProbeError(f"{what}: the run was given one from Python; give it here, too")
+        if model is None:
+            model, again["weights"] = run["model"], run["weights"][0]
+        if "stimuli" not in options:
+            again["stimuli"] = run["stimuli"]
+        return erase(model, [layer], how=how, **{**again, **options})[layer]
 
     def _repr_html_(self) -> str:
         return fragment(self)

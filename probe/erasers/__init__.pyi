@@ -1,6 +1,9 @@
 from .closed import chance_of as chance_of
 from .closed import constant_directions as constant_directions
 from .closed import leace as leace
+from .erase import Gathered as Gathered
+from .erase import erase as erase
+from .erase import gather as gather
 from .eraser import Eraser as Eraser
 from .eraser import MeanEraser as MeanEraser
 from .eraser import ProjectEraser as ProjectEraser
@@ -8,4 +11,5 @@ from .fit import HOWS as HOWS
 from .fit import PositionEraser as PositionEraser
 from .fit import mean_eraser as mean_eraser
 from .fit import project_eraser as project_eraser
+from .inside import erasing as erasing
 from .moments import PositionMoments as PositionMoments

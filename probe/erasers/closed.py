@@ -44,13 +44,14 @@ def whitening(covariance: Tensor) -> tuple[Tensor, Tensor]:
 def leace(covariance: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
     r"""Solve ``min E‖r(x) − x‖²`` over affine r whose values have no covariance with z.
 
-    .. math:: r(x) = x - W^+ U U^T W (x - E x), \quad W = Σ^{-1/2}, \quad U = \mathrm{orth}(W Σ_{xz})
+    .. math:: r(x) = x - W^+ U U^T W (x - E x), \quad W = Σ^{-1/2}, \quad U = orth(W Σ_{xz})
 
     No linear readout of r(x) then beats a constant at any z. r is idempotent.
 
     Parameters
     ----------
     covariance : Tensor, shape (C, C)
+        Of the features.
     cross : Tensor, shape (C, T)
         Covariance of features with what is erased.
 
@@ -83,6 +84,7 @@ def constant_directions(features: Tensor, share: float = 0.95, rank: int | None 
     Parameters
     ----------
     features : Tensor, shape (C, P)
+        Of one image.
     share : float
         As few as hold so much of the variance are taken.
     rank : int, optional

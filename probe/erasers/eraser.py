@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ProbeError, ProbeWarning
 from ..text import number_text
+from .inside import attached
 
 
 class Eraser(nn.Module):
@@ -71,6 +72,26 @@ class Eraser(nn.Module):
         eraser = copy.deepcopy(self)
         eraser.layout, eraser.prefix, eraser.suffix, eraser.order = layout, prefix, suffix, ()
         return eraser
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether it takes features of this shape, in the layout it was made for."""
+        layout = self.layout
+        return x.ndim == len(layout) and x.shape[layout.index("C")] == self.channels
+
+    def attach(self, model: nn.Module, layer: str | None = None) -> nn.Module:
+        """Return a copy of a network with this built in after a layer, by default its own.
+
+        It becomes a submodule of the layer; all other names stay, and ``model`` as it is.
+
+        Raises
+        ------
+        ProbeError
+            If there is no such layer.
+        """
+        layer = layer or self.record.get("layer")
+        if layer is None:
+            raise ProbeError("layer: the eraser was fitted to features; say after which it stands")
+        return attached(model, layer, self)
 
     def _layout_of(self, x: Tensor) -> str:
         """The layout of features: that it was made for where it fits."""
