@@ -9,6 +9,9 @@ Not here: pages and figures.
 - ``eraser``: the modules.
 - ``fit``: from moments to erasers, and the estimator.
 - ``inside``: erasers inside a network.
+- ``evaluate``: what readouts find before and after, and what else changed.
+- ``content``: what a place's own patch shows.
+- ``matching``: two crops of one picture at a known shift.
 - ``erase``: one pass over images, all erasers.
 """
 

@@ -14,6 +14,9 @@ FOLDS = 16
 SIGNIFICANCE = 0.001
 """How often features without position may be taken to have some."""
 
+TOLERANCE = 0.01
+"""Covariance with a target in [0, 1] that is left; what ``concept-erasure`` leaves by default."""
+
 
 def shrunk(covariance: Tensor, samples: int) -> Tensor:
     """Shrink a sample covariance (C, C) toward a multiple of the identity.
@@ -41,7 +44,7 @@ def whitening(covariance: Tensor) -> tuple[Tensor, Tensor]:
     return (vectors * inverse) @ vectors.T, (vectors * root) @ vectors.T
 
 
-def leace(covariance: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+def leace(covariance: Tensor, cross: Tensor, tolerance: float = TOLERANCE) -> tuple[Tensor, Tensor]:
     r"""Solve ``min E‖r(x) − x‖²`` over affine r whose values have no covariance with z.
 
     .. math:: r(x) = x - W^+ U U^T W (x - E x), \quad W = Σ^{-1/2}, \quad U = orth(W Σ_{xz})
@@ -54,6 +57,8 @@ def leace(covariance: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
         Of the features.
     cross : Tensor, shape (C, T)
         Covariance of features with what is erased.
+    tolerance : float
+        Directions whose covariance with it, of whitened features, is no greater are left.
 
     Returns
     -------
@@ -66,14 +71,9 @@ def leace(covariance: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
     arXiv 2306.03819, theorem 4.3. Their code also bounds the trace; this does not.
     """
     white, coloured = whitening(covariance)
-    basis = range_of(white @ cross)
+    directions, size, _ = torch.linalg.svd(white @ cross, full_matrices=False)
+    basis = directions[:, size > tolerance]
     return coloured @ basis, basis.T @ white
-
-
-def range_of(columns: Tensor, tolerance: float = 1e-7) -> Tensor:
-    """Return an orthonormal basis (C, r) of what columns (C, T) span."""
-    left, size, _ = torch.linalg.svd(columns, full_matrices=False)
-    return left[:, size > tolerance * size[:1].clamp(min=torch.finfo(size.dtype).tiny)]
 
 
 def constant_directions(features: Tensor, share: float = 0.95, rank: int | None = None) -> Tensor:

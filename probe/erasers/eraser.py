@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ProbeError, ProbeWarning
 from ..text import number_text
+from .evaluate import Evaluation, evaluate
 from .inside import attached
 
 
@@ -92,6 +93,41 @@ class Eraser(nn.Module):
         if layer is None:
             raise ProbeError("layer: the eraser was fitted to features; say after which it stands")
         return attached(model, layer, self)
+
+    def evaluate(
+        self, model: str | nn.Module | None = None, layer: str | None = None, **options: Any
+    ) -> Evaluation:
+        """Measure on fresh images what is left of position, and what else changed.
+
+        Every readout is fitted anew to the layer's features as they are and to erased ones:
+        ``ridge`` with kernels 1 and 3, ``softmax``, ``posenet``. What no linear eraser can take,
+        such as variances and neighbourhoods, shows there.
+
+        Parameters
+        ----------
+        model : str or Module, optional
+            By default the timm model that it was made of.
+        layer : str, optional
+            By default the one that it was made for.
+        **options
+            Of :func:`probe.run`: ``stimuli``, ``train_images`` (256), ``test_images`` (256),
+            ``targets``, ``weights``, ``seed``, … Images are by default of another seed than those
+            that it was fitted to. ``readers``, pairs of a readout and its kernel.
+
+        Raises
+        ------
+        ProbeError
+            If the network or the layer is not known.
+        """
+        record = self.record
+        layer = layer or record.get("layer")
+        if model is None and record.get("weights") not in (None, "given"):
+            model = record["model"]
+            options = {"weights": record["weights"]} | options
+        if model is None or layer is None:
+            raise ProbeError("model, layer: the eraser was not made of a timm name; give both")
+        known = {"image_size": record.get("image_size"), "seed": record.get("seed", 0) + 1}
+        return evaluate(self, model, layer, **({k: v for k, v in known.items() if v} | options))
 
     def _layout_of(self, x: Tensor) -> str:
         """The layout of features: that it was made for where it fits."""
