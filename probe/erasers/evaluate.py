@@ -165,7 +165,7 @@ def _read(
     spec: ReadoutSpec, layer: Layer, targets: Sequence[str], train: Tensor, test: Tensor, seed: int
 ) -> Scored:
     """Fit a readout to training maps, and score it on every test map."""
-    (seen,) = layers_seen(spec, [layer], control=False)
+    (seen,) = layers_seen(spec, [layer], layer.channels, control=False)
     truth = layer_truth(spec, targets, seen, seed, control=False)
     readout = spec.make()
     for fold, part in enumerate(torch.tensor_split(train, min(FOLDS, len(train)))):
