@@ -5,6 +5,7 @@ from . import coordconv as coordconv
 from . import instances as instances
 from . import readouts as readouts
 from . import report as report
+from . import results as results
 from . import scores as scores
 from . import stimuli as stimuli
 from . import targets as targets

@@ -127,8 +127,10 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
         readouts=dict(chain.from_iterable(map(kept_readouts, conditions))),
         given_maps=given_maps(asked.targets, setup.size),
     )
-    if not result.pads:
-        table[["padding_share", "padding_share_low", "padding_share_high"]] = np.nan
+    has = {source.partition(":")[0] for c in certificates.values() for source in c.sources}
+    idle = [v.name for v in setup.variants if not v.removed_kinds & has]
+    shares = ["padding_share", "padding_share_low", "padding_share_high"]
+    table.loc[table["variant"].isin(idle), shares] = np.nan
     return result
 
 

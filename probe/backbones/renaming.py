@@ -109,5 +109,3 @@ def _renamed(name: str, block: re.Match[str] | None) -> str:
 def with_renamed(states: list[State]) -> list[State]:
     """Add to each group of tensors the same in timm's names, where they have others."""
     return [each for state in states for each in (state, renamed(state)) if each is not None]
-
-

@@ -10,7 +10,7 @@ import typer
 
 import probe
 
-from .. import backbones, records, report, results
+from .. import backbones, records, report
 from ..analyses import zoo
 from ..files import check_folder, folder_name
 from ..runner.options import Options
@@ -87,7 +87,7 @@ def _run_several(names: list[str], out: Path, options: dict[str, Any], as_json: 
             err=as_json,
         )
     for place in done.values() if as_json else ():
-        _tell_result(results.load(place), place, as_json)
+        _tell_result(probe.results.load(place), place, as_json)
     failures: list[tuple[str, str]] = []
     ended = len(done)
 
@@ -99,7 +99,7 @@ def _run_several(names: list[str], out: Path, options: dict[str, Any], as_json: 
             failures.append((cell.model, outcome.sentence))
             typer.echo(f"{cell.model}: error: {outcome.sentence}", err=True)
         elif place := store.place(cell):
-            _tell_result(results.load(place), place, as_json)
+            _tell_result(probe.results.load(place), place, as_json)
 
     try:
         with interruptible():

@@ -14,13 +14,14 @@ from typing import Any, cast
 import pandas as pd
 from scipy import stats
 
-from ..certificates.certificate import Certificate, kinds
+from ..certificates.certificate import kinds
 from ..scores.tables import within_range
 from ..targets import knowledge
 from ..text import families, interval, is_random, percent, short_name, signed
 from ..variants.kinds import PADDING
 from ..variants.variant import parse_variant
 from .record import SIMULTANEOUS, Record
+from .words import certified, how, plural, window_of
 
 KNOWS = 0.5
 """SPC from which the verdict says that a layer knows a target."""
@@ -45,18 +46,26 @@ class _Facts:
     groups: Mapping[str, Sequence[str]]
     reference: str
     pads: bool
+    kinds: Sequence[str]
     untested: str
 
     @property
     def removal(self) -> str | None:
-        """The variant to compare with: of those without padding the cleanest on these stimuli."""
+        """The variant to compare with: the cleanest on these stimuli, with the fewest sources."""
         others = [v for v in self.variants if v != self.reference]
         if not self.pads:
-            return next((v for v in others if parse_variant(v).embedding), None)
+            others = [v for v in others if self.gone(v)] or [
+                v for v in others if parse_variant(v).embedding
+            ]
         return min(others, key=self._doubts, default=None)
 
+    def gone(self, variant: str) -> list[str]:
+        """Kinds of sources that the network has and the variant takes away."""
+        removed = parse_variant(variant).removed_kinds
+        return [kind for kind in self.kinds if kind in removed]
+
     def _doubts(self, variant: str) -> tuple[Any, ...]:
-        """Sort key: removes no padding; leaves or makes landmarks; isn't proven; alters more."""
+        """Sort key: leaves padding; leaves or makes landmarks; leaves more; isn't proven."""
         parsed, stimuli = parse_variant(variant), self.record.provenance["stimuli"]
         certificates = [c for (_, v), c in self.record.certificates.items() if v == variant]
         seam = parsed.rule == "circular" and not stimuli["tileable"]
@@ -65,8 +74,9 @@ class _Facts:
         plain = order.index(variant) if variant in order else len(order)
         proven = all(c.passed for c in certificates)
         return (
-            not parsed.removes_padding,
+            self.pads and not parsed.removes_padding,
             seam or reached,
+            -len(self.gone(variant)),
             bool(parsed.embedding),
             not proven,
             plain,
@@ -95,7 +105,7 @@ def verdict_of(record: Record) -> list[str]:
         ):
             certificates = record.certificates
             of_group = {w: certificates[w, v] for w in members if (w, v) in certificates}
-            sentences += _certified(v, group, of_group)
+            sentences += certified(v, group, of_group)
     if not facts.untested:
         sentences += _random_beats_trained(facts)
     return sentences
@@ -107,7 +117,12 @@ def _facts(record: Record) -> _Facts:
     columns = ["weights", "variant", "layer", "target"]
     variants = list(dict.fromkeys(v for _, v in record.conditions))
     reference = "original" if "original" in variants else variants[0]
-    sources = [c.sources for (_, v), c in record.certificates.items() if v == reference]
+    sources = [
+        source
+        for (_, v), c in record.certificates.items()
+        if v == reference
+        for source in c.sources
+    ]
     return _Facts(
         record,
         table,
@@ -118,7 +133,8 @@ def _facts(record: Record) -> _Facts:
         variants,
         families(w for w, _ in record.conditions),
         reference,
-        reference != "original" or any(s.startswith(f"{PADDING}:") for of in sources for s in of),
+        reference != "original" or any(s.startswith(f"{PADDING}:") for s in sources),
+        list(dict.fromkeys(source.partition(":")[0] for source in sources)),
         record.provenance["stimuli"].get("untested", ""),
     )
 
@@ -162,7 +178,8 @@ def _knowledge(facts: _Facts, group: str, members: Sequence[str]) -> Iterator[st
     key: Any = rows["value"].idxmax()
     w, _, layer, target = key
     best = rows.loc[key]
-    certified = facts.record.certificates[(w, facts.reference)].passed
+    certificate = facts.record.certificates[(w, facts.reference)]
+    certified = certificate.passed and not window_of(certificate)
     whose = _whose(facts, group, members, w)
     who = f"{layer} ({whose})" if len(facts.groups) > 1 else layer
     score = interval(*best[_AT_ONCE]) + _best_of(len(rows), best["low"])
@@ -183,6 +200,7 @@ def _knowledge(facts: _Facts, group: str, members: Sequence[str]) -> Iterator[st
     claims = shown and not certified
     yield text + _without(facts, (w, layer, target), claims) + "."
     if claims and not facts.untested:
+        yield from _each_alone(facts, (w, layer, target))
         yield from _located(facts, w, whose)
 
 
@@ -193,17 +211,29 @@ def _without(facts: _Facts, key: tuple[str, str, str], claims: bool) -> str:
         return ""
     w, layer, target = key
     bare: Any = facts.spc.loc[cast(Any, (w, removal, layer, target))]
-    text = f"; {_how(removal)} {interval(*bare[_VALUE])}"
+    text = f"; {how(removal)} {interval(*bare[_VALUE])}"
     if not claims:
         return text
     if not math.isnan(bare["difference"]):
         text += f", a difference of {interval(*bare[_DIFFERENCE])}"
     if not math.isnan(bare["padding_share"]):
-        gone = [PADDING] * facts.pads + ["position embeddings"] * bool(
-            parse_variant(removal).embedding
-        )
+        gone = [plural(kind) for kind in facts.gone(removal)] or [PADDING]
         text += f": {percent(bare['padding_share'])} of it came from {' and '.join(gone)}"
+        if not facts.pads:
+            text += "; padding has no part in it"
     return text
+
+
+def _each_alone(facts: _Facts, key: tuple[str, str, str]) -> Iterator[str]:
+    """What is left of the best score where one of several kinds of sources is taken away."""
+    if facts.removal is None or len(facts.gone(facts.removal)) < 2:
+        return
+    w, layer, target = key
+    alone = [v for v in facts.variants if v != facts.reference and len(facts.gone(v)) == 1]
+    left = {v: facts.spc.loc[cast(Any, (w, v, layer, target))][_VALUE] for v in alone}
+    if left:
+        scores = "; ".join(f"{how(v)} {interval(*score)}" for v, score in left.items())
+        yield f"Where one kind of source alone is taken away, {layer} is left with: {scores}."
 
 
 def _located(facts: _Facts, w: str, whose: str) -> Iterator[str]:
@@ -231,7 +261,7 @@ def _located(facts: _Facts, w: str, whose: str) -> Iterator[str]:
     if facts.removal is not None:
         same = (rows["variant"] == facts.removal) & (rows["layer"] == nearest["layer"])
         bare = rows[same].iloc[0]
-        text += f"; {_how(facts.removal)} {bare['value']:.0f} px"
+        text += f"; {how(facts.removal)} {bare['value']:.0f} px"
         if not math.isclose(bare["chance"], nearest["chance"], rel_tol=0.05):
             text += f" of the middle alone, where chance is {bare['chance']:.0f} px"
     yield f"{text}; chance is {nearest['chance']:.0f} px."
@@ -291,7 +321,7 @@ def _removal(facts: _Facts, members: Sequence[str]) -> str:
         if outside and _is_null(facts.record, members, removal):
             counted += ", although the certificate says that no position is left"
     return (
-        f"{_how(removal).capitalize()} {who} "
+        f"{how(removal).capitalize()} {who} "
         f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target{counted}."
     )
 
@@ -305,64 +335,6 @@ def _is_null(record: Record, members: Sequence[str], variant: str) -> bool:
         and bool(stimuli["tileable"] or "circular" not in variant)
         and all(c.passed for (w, v), c in certificates if v == variant and w in members)
     )
-
-
-def _certified(variant: str, group: str, of_group: Mapping[str, Certificate]) -> Iterator[str]:
-    """What the certificates of one variant say; of several random draws the worst."""
-    if not of_group:
-        return
-    failed = {w: c for w, c in of_group.items() if not c.passed}
-    w, certificate = max((failed or of_group).items(), key=lambda item: _order(item[1].residual))
-    who = f"{variant}, {short_name(w)} weights"
-    if len(of_group) > 1:
-        who = f"{variant}, {short_name(group)} weights ({len(of_group)} seeds)"
-    if certificate.passed:
-        yield (
-            f"Certificate of {who}: passes, equivariance residual "
-            f"{certificate.residual:.1e} ≤ {certificate.threshold:.0e}."
-        )
-    elif parse_variant(variant).removes_padding:
-        if math.isnan(certificate.residual) or certificate.residual <= certificate.threshold:
-            yield (
-                f"Certificate of {who}: fails ({certificate.reason}); "
-                "position that this variant still shows is not ruled out to be padding's."
-            )
-        else:
-            yield (
-                f"Certificate of {who}: fails, equivariance residual "
-                f"{certificate.residual:.1e}: {certificate.reason}. A source of position is left."
-            )
-    touching = [c for c in of_group.values() if c.contact]
-    if touching:
-        worst = max(touching, key=lambda c: _order(c.contact or 0.0))
-        yield (
-            f"Caution: on the canvas of {who} padding still reaches the probed region "
-            f"(contact {worst.contact:.1e} at a margin of {worst.margin} pixels): "
-            "some operation spans the whole image, or the margin is too small."
-        )
-    elif certificate.contact == 0:
-        yield (
-            f"Canvas of {who}: with a margin of {certificate.margin} pixels nothing that "
-            "padding writes reaches the probed region."
-        )
-
-
-def _order(value: float) -> float:
-    return math.inf if math.isnan(value) else value
-
-
-def _how(variant: str) -> str:
-    """How a verdict names what a variant did."""
-    names = {
-        "original": "as trained",
-        "circular": "without padding",
-        "canvas": "on a canvas",
-        "valid": "without padding (valid)",
-        "no_pos_embed": "without position embeddings",
-        "shuffled_pos_embed": "with shuffled position embeddings",
-    }
-    parts = variant.split("+")
-    return " and ".join(names.get(part, f"with {part} padding") for part in parts)
 
 
 def _random_beats_trained(facts: _Facts) -> Iterator[str]:

@@ -19,6 +19,7 @@ from ..readouts.spec import readout_kind
 from ..stimuli import STIMULI
 from ..targets import TARGETS, TargetMap, read_targets
 from ..variants import VARIANTS, parse_variant
+from .auto import AUTO
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +55,12 @@ class Options:
         ``.pth`` files. ``random:1``, ``random:2``, … are drawn with seeds 1, 2, … above the run's.
         From Python, a module's own are called ``given``.
     variants : str or sequence of str
-        How to run the backbone: a border rule of :func:`probe.padding`; ``canvas``, where the
+        How to run the backbone: ``auto``, ``original`` and what the network's sources of position
+        call for (of padding alone ``circular``; else each kind taken away alone, and all of them
+        together); or a border rule of :func:`probe.padding`; ``canvas``, where the
         network sees a larger stretch of the stimulus and only its middle is probed;
-        ``no_pos_embed`` and ``shuffled_pos_embed``, with absolute position embeddings at their
-        mean or permuted; a border and an embedding part joined by ``+``.
+        a removal of another source, such as ``no_pos_embed`` or ``no_rope``; ``no_position``, all
+        of them with circular padding. Parts are joined by ``+``. See :data:`probe.VARIANTS`.
     layers : str or sequence of str
         ``stages``, ``blocks``, ``convs``, or module names and globs such as ``blocks.*``. See
         :func:`probe.backbones.choose_layers`.
@@ -110,7 +113,7 @@ class Options:
     """
 
     weights: tuple[str, ...] = DEFAULT_WEIGHTS
-    variants: tuple[str, ...] = ("original", "circular")
+    variants: tuple[str, ...] = ("auto",)
     layers: str | tuple[str, ...] = "stages"
     targets: tuple[str, ...] = tuple(TARGETS)
     stimuli: Any = "leaves"
@@ -147,7 +150,9 @@ class Options:
         return cls(**{**given, **fixed})
 
     def __post_init__(self) -> None:
-        variants = tuple(parse_variant(v).name for v in listed(self.variants, "variants"))
+        variants = tuple(listed(self.variants, "variants"))
+        if variants != (AUTO,):
+            variants = tuple(parse_variant(v).name for v in variants)
         targets = read_targets(self.targets)
         readout = readout_kind(self.readout)
         if not isinstance(self.readout, str):
@@ -178,7 +183,7 @@ class Options:
         }
         for name, value in settled.items():
             object.__setattr__(self, name, value)
-        if self.margin is not None and not any(parse_variant(v).canvas for v in variants):
+        if self.margin is not None and not any("canvas" in v.split("+") for v in variants):
             raise ProbeError("margin: it is for the variant canvas, which was not asked for")
 
 

@@ -20,6 +20,7 @@ from ..backbones.backbone import Backbone, input_size, load_backbone
 from ..backbones.catalogue import known_model
 from ..backbones.choice import total_stride
 from ..backbones.probed import ProbedLayers, evaluating, probe_layers
+from ..certificates.inventory import take_inventory
 from ..errors import ProbeError, ProbeWarning, whole_number
 from ..machine import device_name, exact_float32, memory_explained, pick_device, versions
 from ..readouts.spec import ReadoutSpec
@@ -32,6 +33,7 @@ from ..text import short_name
 from ..variants.canvas import find_margin
 from ..variants.run import open_variant
 from ..variants.variant import Variant, parse_variant
+from .auto import AUTO, auto_variants
 from .job import CERTIFICATE_IMAGES, Condition, Job
 from .options import DEFAULT_WEIGHTS, Options
 
@@ -297,12 +299,25 @@ def opened(model: str | nn.Module, options: Options) -> Iterator[Opened]:
             source = Leaves(size, options.seed).with_channels(first.channels)
             leaves = source.batch("certificate", 0, CERTIFICATE_IMAGES)
             probed = probe_layers(first.model, options.layers, first.normalise(leaves), first.name)
+            kinds = _kinds(options, first, probed, leaves)
+        if kinds is not None:
+            options = replace(options, variants=auto_variants(kinds))
         margin = _margin(options, first, probed, stride)
         stimuli = _stimuli(options, size, margin, first.channels)
         if margin:
             stimuli.batch("test", 0, 1, margin)  # has one, or says so before the long part
         settled = replace(options, image_size=size, weights=weights_asked(model, options))
         yield Opened(model, settled, backbones, stimuli, probed, leaves, stride, margin, clock)
+
+
+def _kinds(
+    options: Options, backbone: Backbone, probed: ProbedLayers, leaves: Tensor
+) -> list[str] | None:
+    """Kinds of sources of position in the network, where they say how it is run."""
+    if options.variants != (AUTO,):
+        return None
+    x = backbone.normalise(leaves[:1])
+    return list(dict.fromkeys(take_inventory(backbone.model, x, probed.entry)["kind"]))
 
 
 def _margin(options: Options, backbone: Backbone, probed: ProbedLayers, stride: int) -> int:

@@ -285,9 +285,7 @@ class _Passes:
     cautions: tuple[str, ...] = ()
 
 
-def _padding_passes(
-    setup: Opened, job: Job, groups: str, share: bool, images: Tensor
-) -> _Passes:
+def _padding_passes(setup: Opened, job: Job, groups: str, share: bool, images: Tensor) -> _Passes:
     backbone, probed = setup.first, setup.probed
     with memory_explained(1):
         units, runs = find_units(backbone, probed, images, groups)

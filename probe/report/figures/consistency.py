@@ -15,6 +15,7 @@ from ..style import CMAP, PALETTE, evenly, plain_text, shown_once, style
 
 _MOST_LINES = 9
 
+
 def plot_consistency(
     table: pd.DataFrame, *, title: str = "", ax: Axes | None = None
 ) -> Figure | Axes:
