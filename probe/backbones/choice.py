@@ -30,12 +30,14 @@ def choose_layers(
     model : Module
         Whose modules to choose from.
     layers : str or sequence of str
-        ``stages`` (the modules of timm's ``feature_info``; of a model without one its blocks, with
-        a warning), ``blocks`` (residual blocks, transformer blocks and the like: the smallest
-        modules of more than one weighted layer that stand in a stage), ``convs`` (every
-        convolution), or module names and globs: ``*`` within one dotted part of a name, ``**``
-        across parts. ``name:0``, ``name:1``, … are single calls of a module that runs several times
-        for each image. Where a module has the name of a preset, the preset is meant.
+        ``stages`` (the modules of timm's ``feature_info``, also of a network inside the model; of a
+        model without one the members of its outermost lists of like modules, if these hold all
+        blocks, else its blocks; a warning says so), ``blocks`` (residual blocks, transformer blocks
+        and the like: the smallest modules of more than one weighted layer that stand in a stage),
+        ``convs`` (every convolution), or module names and globs: ``*`` within one dotted part of a
+        name, ``**`` across parts. ``name:0``, ``name:1``, … are single calls of a
+        module that runs several times for each image. Where a module has the name of a preset, the
+        preset is meant.
     label : str
         What messages call the model.
 
@@ -107,8 +109,18 @@ def split_call(name: str, modules: Collection[str]) -> tuple[str, int | None]:
 
 def total_stride(model: nn.Module, default: int = 32) -> int:
     """Least common multiple of the reductions in timm's ``feature_info``, or ``default``."""
-    reductions = [int(i["reduction"]) for i in _feature_info(model) if i.get("reduction")]
-    return math.lcm(*reductions) if reductions else default
+    for module in model.modules():
+        reductions = [int(i["reduction"]) for i in _feature_info(module) if i.get("reduction")]
+        if reductions:
+            return math.lcm(*reductions)
+    return default
+
+
+def core(model: nn.Module) -> nn.Module:
+    """Return the network in what only holds it, such as timm's extractors of features."""
+    while len(children := list(model.children())) == 1 and not any(model.parameters(False)):
+        model = children[0]
+    return model
 
 
 def _feature_info(model: nn.Module) -> list[Mapping[str, Any]]:
@@ -123,17 +135,11 @@ def _preset(
     model: nn.Module, preset: str, modules: Mapping[str, nn.Module], label: str
 ) -> list[str]:
     if preset == "stages":
-        named = [str(i["module"]) for i in _feature_info(model) if i.get("module") in modules]
-        # A list never runs itself: its last module ends the stage.
-        lists = {n: len(m) for n in named if isinstance(m := modules[n], nn.ModuleList) and len(m)}
-        found = [f"{n}.{lists[n] - 1}" if n in lists else n for n in named]
-        if found:
-            return found
-        warnings.warn(
-            f"{label} has no feature_info that names its stages; its blocks are probed instead",
-            ProbeWarning,
-            stacklevel=4,
-        )
+        stages, caution = _stages(model, modules, label)
+        if caution:
+            warnings.warn(caution, ProbeWarning, stacklevel=4)
+        if stages:
+            return stages
     if preset != "convs":
         found = _blocks(model)
         if len(found) > 1:
@@ -141,21 +147,54 @@ def _preset(
     return [name for name, module in modules.items() if isinstance(module, _CONVOLUTIONS)]
 
 
+def _stages(
+    model: nn.Module, modules: Mapping[str, nn.Module], label: str
+) -> tuple[list[str], str]:
+    """Stages by timm's ``feature_info``, or else by how modules stand in lists; with a caution."""
+    for part, module in model.named_modules():
+        prefix = f"{part}." * bool(part)
+        said = [f"{prefix}{i['module']}" for i in _feature_info(module) if i.get("module")]
+        # timm's extractors of features flatten the names of modules.
+        flat = [prefix + name[len(prefix) :].replace(".", "_", 1) for name in said]
+        either = (n if n in modules else f for n, f in zip(said, flat, strict=True))
+        named = [name for name in either if name in modules]
+        # A list never runs itself: its last module ends the stage.
+        lists = {n: len(m) for n in named if isinstance(m := modules[n], nn.ModuleList) and len(m)}
+        if named:
+            other = module is not core(model) and module is not model
+            caution = f"the stages probed of {label} are those of its part {part}" if other else ""
+            return [f"{n}.{lists[n] - 1}" if n in lists else n for n in named], caution
+    none = f"{label} has no feature_info that names its stages"
+    stacks: list[str] = []
+    for name, module in modules.items():
+        members = list(module.children()) if isinstance(module, _CONTAINERS) else []
+        alike = len({type(m) for m in members}) == 1 and all(map(_composite, members))
+        if len(members) > 1 and alike and not any(f"{name}.".startswith(f"{s}.") for s in stacks):
+            stacks += [f"{name}.{key}" for key, _ in module.named_children()]
+    blocks = _blocks(model)
+    if len(stacks) == len(blocks) or not all(
+        any(f"{block}.".startswith(f"{stage}.") for stage in stacks) for block in blocks
+    ):
+        return [], f"{none}; its blocks are probed instead"
+    return stacks, f"{none}; they are guessed to be {stacks[0]} to {stacks[-1]}"
+
+
+def _composite(module: nn.Module) -> bool:
+    leaves = (m for m in module.modules() if not any(True for _ in m.children()))
+    weights = (getattr(m, "weight", None) for m in leaves)
+    return sum(w.ndim > 1 for w in weights if w is not None) > 1
+
+
 def _blocks(model: nn.Module) -> list[str]:
     found: list[str] = []
 
-    def composite(module: nn.Module) -> bool:
-        leaves = (m for m in module.modules() if not any(True for _ in m.children()))
-        weights = (getattr(m, "weight", None) for m in leaves)
-        return sum(w.ndim > 1 for w in weights if w is not None) > 1
-
     def holds_blocks(module: nn.Module) -> bool:
-        return any(composite(child) for child in module.children())
+        return any(_composite(child) for child in module.children())
 
     def walk(module: nn.Module, prefix: str) -> None:
         for key, child in module.named_children():
             name = f"{prefix}{key}"
-            if not composite(child):
+            if not _composite(child):
                 continue
             if isinstance(child, _CONTAINERS):
                 inside = holds_blocks(child)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, instancenorm, pooling
 
+from .choice import core
 from .layer import Layer
 
 RECTANGLE = (0.36, 0.64)
@@ -200,7 +201,7 @@ def readings(
                     )
     elif len(rest) == 3:
         ways4 = [("CHW", rest[0], rest[1:]), ("HWC", rest[2], rest[:2])]
-        if getattr(model, "output_fmt", None) == "NHWC":
+        if getattr(core(model), "output_fmt", None) == "NHWC":
             ways4.reverse()
         if first or last:
             ways4 = [way for way in ways4 if way[0].startswith("C") == first]
@@ -287,7 +288,7 @@ def near_grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | Non
 def known_extra(model: nn.Module) -> dict[int, str]:
     """Numbers of tokens that stand for no place, as the network tells them, with their source."""
     extra: dict[int, str] = {}
-    for holder in (model, getattr(model, "config", None)):
+    for holder in (core(model), getattr(model, "config", None)):
         for name, more in (
             ("num_prefix_tokens", 0),
             ("num_register_tokens", 1),
@@ -331,7 +332,7 @@ def _orders(
     model: nn.Module, grid: tuple[int, int], tokens: int
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield in which orders tokens may stand: as the network puts them back, and row by row."""
-    reroll = getattr(model, "reroll", None)
+    reroll = getattr(core(model), "reroll", None)
     schedule = getattr(reroll, "schedule", None)
     if grid[0] * grid[1] == tokens and isinstance(schedule, Mapping) and callable(reroll):
         numbers = torch.arange(tokens).view(1, tokens, 1)

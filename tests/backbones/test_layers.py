@@ -200,3 +200,41 @@ def test_what_receives_maps_is_out_of_the_reach_of_padding(tiny):
     outside = F.interpolate(features, (28, 28), mode="bilinear", align_corners=True)
     assert torch.equal(resized, outside)
     assert torch.equal(summed, F.conv2d(features, torch.ones(1, 12, 3, 3)))
+
+
+SMALL_SWIN = {"img_size": 64, "window_size": 2, "embed_dim": 24, "num_heads": (1, 1, 2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "first", "count", "stride"),
+    [
+        ("test_vit", {}, "model.blocks.0", 6, 16),
+        ("test_resnet", {}, "act1", 5, 32),
+        ("swin_tiny_patch4_window7_224", SMALL_SWIN, "layers_0", 4, 32),
+    ],
+)
+def test_networks_of_features_only_keep_their_stages(name, options, first, count, stride, recwarn):
+    model = timm.create_model(name, features_only=True, **options)
+    with evaluating(model):
+        probed = probe_layers(model, "stages", torch.rand(2, 3, 64, 64))
+    assert (probed.layers[0].name, len(probed.layers)) == (first, count)
+    assert total_stride(model) == stride
+    assert not [w for w in recwarn if issubclass(w.category, probe.ProbeWarning)]
+
+
+def test_registers_inside_features_only_are_no_places():
+    options = {"img_size": 64, "patch_size": 16, "depth": 3, "embed_dim": 32, "num_heads": 2}
+    model = timm.create_model("vit_small_patch14_reg4_dinov2", features_only=True, **options)
+    with evaluating(model):
+        layers = probe_layers(model, "stages", torch.rand(2, 3, 64, 64)).layers
+    assert [(x.height, x.width, x.prefix) for x in layers] == [(4, 4, 5)] * 3
+
+
+def test_stages_of_plain_modules_are_guessed_with_a_warning():
+    def stage():
+        block = [nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)) for _ in range(2)]
+        return nn.Sequential(*block)
+
+    model = nn.ModuleDict({"stem": nn.Conv2d(3, 3, 1), "body": nn.Sequential(stage(), stage())})
+    with pytest.warns(probe.ProbeWarning, match=r"guessed to be body\.0 to body\.1"):
+        assert choose_layers(model, "stages")[0] == ["body.0", "body.1"]
