@@ -171,6 +171,8 @@ class Options:
         whole_number(self.test_images, "test_images", 1)
         whole_number(self.batch_size, "batch_size", 1)
         whole_number(self.seed, "seed", 0)
+        if self.name is not None and not isinstance(self.name, str):
+            raise ProbeError(f"name: expected words, got {self.name!r}")
         settled = {
             "weights": tuple(str(w) for w in listed(self.weights, "weights")),
             "variants": variants,

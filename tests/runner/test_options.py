@@ -110,3 +110,9 @@ def test_sizes_are_read_as_they_are_written(height, width):
 
 def test_lists_are_split_at_commas_but_not_in_brackets():
     assert split_items(["a,b", "c[1,2]d", " e "]) == ["a", "b", "c[1,2]d", "e"]
+
+
+@pytest.mark.parametrize("name", [b"x", 3, ["a"]])
+def test_a_name_that_is_no_text_is_refused_before_anything_runs(name):
+    with pytest.raises(probe.ProbeError, match="name: expected words, got"):
+        probe.run("test_resnet", name=name)
