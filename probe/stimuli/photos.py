@@ -83,7 +83,7 @@ class Photos(Stimuli):
         self._enlarged: set[Path] = set()
         self._transparent: set[Path] = set()
         self.folder = Path(folder).expanduser()
-        self.name = str(folder)
+        self.name = _readable(folder)
         try:
             missing = not self.folder.is_dir()
         except OSError:
@@ -237,7 +237,12 @@ class Photos(Stimuli):
             self.skipped.append(name)
 
     def _named(self, path: Path) -> str:
-        return str(path.relative_to(self.folder))
+        return _readable(path.relative_to(self.folder))
+
+
+def _readable(path: str | Path) -> str:
+    """Return a path as text that can be written: names of files need not be UTF-8."""
+    return str(path).encode(errors="surrogateescape").decode(errors="replace")
 
 
 class WholePhotos(Photos):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -251,3 +255,14 @@ def test_what_can_not_be_made_of_images_is_said(tmp_path):
         open_stimuli(torch.rand(6, 3, 8, 8), (8, 8), channels=1, **shares)
     with pytest.raises(ProbeError, match=r"\(N, C, H, W\)"):
         open_stimuli(torch.rand(6, 8, 8, 3), (8, 8), **shares)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_folders_whose_names_are_not_utf8_have_a_name_that_can_be_written(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    for i in range(4):
+        Image.new("RGB", (64, 64), (60 * i, 0, 0)).save(folder / os.fsdecode(b"%d\xfe.png" % i))
+    source = Photos(folder, (32, 32), 0, train_images=2, test_images=2)
+    assert source.name == f"{tmp_path}/\ufffd"
+    assert source.batch("train", 0, 2).shape == (2, 3, 32, 32)
