@@ -22,6 +22,7 @@ from ..stimuli.scenes import antithetic_batch
 from ..stimuli.source import stretch
 from ..targets import layer_targets
 from ..text import first_line
+from ..variants.canvas import canvas_batch
 from .job import CONCAT, FIRST_TEST_IMAGE, INPUT, Condition, Job, check_finite
 
 Receive = Callable[[Condition, int, Layer, Tensor], None]
@@ -39,7 +40,8 @@ def stream(
 ) -> None:
     """Run every batch through every condition; hand over features as the readout sees them.
 
-    Conditions see the same tensor of images, but for those with another margin.
+    Conditions see the same tensor of images, but for those with another margin. A canvas is run in
+    smaller batches, of as many pixels as a batch of images has.
     """
     for start in range(0, count, job.batch_size):
         stop = min(start + job.batch_size, count)
@@ -48,9 +50,12 @@ def stream(
         for condition in group:
             with _failure_explained(condition, start, stop), memory_explained(stop - start):
                 margin = condition.view.margin - job.margin
-                shown = stretch(images, margin) if margin else images
-                hand_over = partial(receive, condition, start)
-                _features(job, condition, shown, hand_over, first + start)
+                step = canvas_batch(job.batch_size, job.source.image_size, condition.view.margin)
+                for low in range(0, len(images), step):
+                    part = images[low : low + step]
+                    shown = stretch(part, margin) if margin else part
+                    hand_over = partial(receive, condition, start + low)
+                    _features(job, condition, shown, hand_over, first + start + low)
             bar.update(stop - start)
 
 

@@ -30,7 +30,7 @@ from ..stimuli.scenes import scene_size
 from ..stimuli.source import Stimuli
 from ..targets import formulas, given_maps
 from ..text import short_name
-from ..variants.canvas import find_margin
+from ..variants.canvas import canvas_cost, find_margin
 from ..variants.run import open_variant
 from ..variants.variant import Variant, parse_variant
 from .auto import AUTO, auto_variants
@@ -303,6 +303,8 @@ def opened(model: str | nn.Module, options: Options) -> Iterator[Opened]:
         if kinds is not None:
             options = replace(options, variants=auto_variants(kinds))
         margin = _margin(options, first, probed, stride)
+        if cost := canvas_cost(size, margin, stride):
+            warnings.warn(cost, ProbeWarning, stacklevel=5)
         stimuli = _stimuli(options, size, margin, first.channels)
         if margin:
             stimuli.batch("test", 0, 1, margin)  # has one, or says so before the long part

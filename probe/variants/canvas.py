@@ -89,6 +89,34 @@ def find_margin(backbone: Backbone, taps: ProbedLayers, stride: int) -> tuple[in
     return -(-WHOLE_IMAGE_MARGIN // stride) * stride, False
 
 
+def canvas_pixels(image_size: tuple[int, int], margin: int) -> float:
+    """Return how many times the pixels of an image a canvas has."""
+    height, width = image_size
+    return (height + 2 * margin) * (width + 2 * margin) / (height * width)
+
+
+def canvas_batch(batch_size: int, image_size: tuple[int, int], margin: int) -> int:
+    """Return how many canvases have the pixels of a batch of images; at least 1."""
+    return max(1, int(batch_size / canvas_pixels(image_size, margin)))
+
+
+def canvas_cost(image_size: tuple[int, int], margin: int, stride: int) -> str:
+    """Say what a canvas costs, and the margin that halves it; empty where it costs little."""
+    times = canvas_pixels(image_size, margin)
+    if times < 4:
+        return ""
+    sentence = (
+        f"a canvas with a margin of {margin} pixels has {times:.0f} times the pixels of an image, "
+        "and takes about as many times as long as the original"
+    )
+    halves = (
+        m for m in range(margin - stride, 0, -stride) if 2 * canvas_pixels(image_size, m) <= times
+    )
+    if half := next(halves, 0):
+        sentence += f"; margin={half} halves that, but lets padding reach further into the image"
+    return sentence
+
+
 def _reach(
     backbone: Backbone, taps: ProbedLayers, size: tuple[int, int], sides: tuple[str, ...]
 ) -> int | None:

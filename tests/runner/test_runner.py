@@ -269,6 +269,23 @@ def test_on_periodic_images_a_canvas_is_a_torus(tiny, tiny_options):
     assert certificate.margin == got.provenance["options"]["margin"] > 0
 
 
+def test_a_canvas_runs_no_more_pixels_at_a_time_and_says_its_cost(tiny, tiny_options):
+    pixels = []
+
+    class Recorder(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            pixels.append(x.shape[0] * x.shape[2] * x.shape[3])
+            return x
+
+    model = copy.deepcopy(tiny)
+    model.stages[0].insert(0, Recorder())
+    options = {**tiny_options, "batch_size": 8, "image_size": 32}
+    with pytest.warns(probe.ProbeWarning, match=r"has 25 times .*; margin=32 halves"):
+        got = probe.run(model, variants="canvas", margin=64, **options)
+    assert got.certificates["given", "canvas"].margin == 64
+    assert max(pixels) <= 2 * 160**2  # the certificate's two images
+
+
 def test_a_canvas_with_too_small_a_margin_says_what_remains(tiny, tiny_options):
     deep = nn.Sequential(tiny.stages, *(nn.Conv2d(16, 16, 3, padding=1) for _ in range(5)))
     options = {**tiny_options, "layers": ["5"]}
