@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ def prepare(
         model = load_backbone(model, "given", image_size=wanted, **options)
     if isinstance(model, Backbone):
         size = wanted or input_size(model.config, total_stride(model.model))
-        return _find_layers(model, layers, size, seed)
+        return replace(_find_layers(model, layers, size, seed), fixed=wanted is not None)
 
     known_model(model)
     backbone = load_backbone(model, weights, image_size=wanted, **options)
@@ -52,16 +53,20 @@ def prepare(
     side = max(4, math.ceil(64 / stride)) * stride  # 4 × 4 places of the deepest layer at least
     sizes = [wanted] if wanted else list(dict.fromkeys([min((side, side), usual), usual]))
     del backbone  # before there is another
+
+    def build(size: tuple[int, int]) -> CertificationTarget:
+        backbone = load_backbone(model, weights, image_size=size, **options)
+        if weights == "random":
+            source = Leaves(size, seed).with_channels(backbone.channels)
+            images = source.batch("certificate", 1, 5)
+            calibrate_norms(backbone.model, backbone.normalise(images))
+        return _find_layers(backbone, layers, size, seed, build)
+
     target: CertificationTarget | None = None
     failure: ProbeError | None = None
     for size in sizes:
         try:
-            backbone = load_backbone(model, weights, image_size=size, **options)
-            if weights == "random":
-                source = Leaves(size, seed).with_channels(backbone.channels)
-                images = source.batch("certificate", 1, 5)
-                calibrate_norms(backbone.model, backbone.normalise(images))
-            target = _find_layers(backbone, layers, size, seed)
+            target = build(size)
         except ProbeError as error:
             failure = failure or error
             continue
@@ -72,11 +77,21 @@ def prepare(
     if target is None:
         assert failure is not None
         raise failure
-    return target
+    return replace(target, fixed=wanted is not None)
+
+
+_Build = Callable[[tuple[int, int]], CertificationTarget]
+
+_MOST_PIXELS = 1024
+"""Greatest side of the images on which another shift is looked for."""
 
 
 def _find_layers(
-    backbone: Backbone, layers: str | Sequence[str] | ProbedLayers, size: tuple[int, int], seed: int
+    backbone: Backbone,
+    layers: str | Sequence[str] | ProbedLayers,
+    size: tuple[int, int],
+    seed: int,
+    build: _Build | None = None,
 ) -> CertificationTarget:
     images = Leaves(size, seed).with_channels(backbone.channels).batch("certificate", 0, 1)
     failure: ProbeError | None = None
@@ -88,29 +103,57 @@ def _find_layers(
                     probed = layers.again(candidate.model, x, backbone.name)
                 else:
                     probed = probe_layers(candidate.model, layers, x, backbone.name)
-                larger = partial(_twice_as_large, candidate, probed, size, seed)
-                return CertificationTarget(candidate, probed, images, seed, larger)
+                others = partial(_other_sizes, candidate, probed, size, seed, build)
+                return CertificationTarget(candidate, probed, images, seed, others)
             except ProbeError as error:
                 failure = failure or error
     assert failure is not None
     raise failure
 
 
-def _twice_as_large(
+def _other_sizes(
+    backbone: Backbone,
+    probed: ProbedLayers,
+    size: tuple[int, int],
+    seed: int,
+    build: _Build | None,
+    step: int,
+) -> Iterator[CertificationTarget]:
+    """Yield the same network for images of other sizes, on which another shift may fit.
+
+    Twice the size first, with windows as large as they were; then sizes that halve evenly, and
+    one of two ``step``, the least shift that moves every layer by whole places.
+    """
+    stride = total_stride(backbone.model)
+    doubled = (2 * size[0], 2 * size[1])
+    sides = (8 * stride, 2 * math.lcm(step, stride), 4 * stride)
+    for other in dict.fromkeys([doubled, *((side, side) for side in sides)]):
+        if other == size or max(other) > _MOST_PIXELS:
+            continue
+        target = _resized(backbone, probed, other, seed) if other == doubled or not build else None
+        if target is None and build:
+            with suppress(ProbeError):
+                target = build(other)
+        if target is not None:
+            yield target
+
+
+def _resized(
     backbone: Backbone, probed: ProbedLayers, size: tuple[int, int], seed: int
 ) -> CertificationTarget | None:
-    """Set a copy of a network to images of twice the size, if it can see them."""
-    height, width = (2 * pixels for pixels in size)
+    """Set a copy of a network to images of another size, if it can see them."""
     try:
-        model = copy.deepcopy(backbone.model)
-        resize: Any = getattr(model, "set_input_size", None)
-        if callable(resize):
-            options = {}
-            if "window_size" in inspect.signature(resize).parameters:  # or it grows with the image
-                options["window_size"] = [s.blocks[0].window_size for s in model.layers]  # type: ignore[union-attr]
-            resize(img_size=(height, width), **options)
-        return _find_layers(replace(backbone, model=model), probed, (height, width), seed)
+        return _find_layers(backbone, probed, size, seed)
     except Exception:  # whatever the model's author chose to raise
+        model = copy.deepcopy(backbone.model)
+    try:
+        resize, options = cast(Any, model).set_input_size, {}
+        if "window_size" in inspect.signature(resize).parameters:  # or it grows with the image
+            stages: Any = model.layers
+            options["window_size"] = [stage.blocks[0].window_size for stage in stages]
+        resize(img_size=size, **options)
+        return _find_layers(replace(backbone, model=model), probed, size, seed)
+    except Exception:  # as above
         return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +38,7 @@ from .certificate import (
 )
 from .determinism import first_random
 from .inventory import double_precision, take_inventory
+from .shifts import residual_of, smallest_shift, whole_places
 
 
 @dataclass
@@ -45,15 +46,18 @@ class CertificationTarget:
     """A network ready to be certified under any variant; see :func:`prepare`.
 
     ``backbone`` is a copy in float64 where that can be had, ``probed`` the layers to look at,
-    ``images`` one tileable image in [0, 1], ``seed`` that of noise, ``larger`` builds the same
-    network for images of twice the size, on which a shift of whole windows may fit.
+    ``images`` one tileable image in [0, 1], ``seed`` that of noise, ``others`` builds the same
+    network for images of other sizes, on which a shift may fit that moves every layer by whole
+    places and windows; it takes the least common multiple of the layers' strides. ``fixed``: the
+    size was asked for, and only windows are a reason to leave it.
     """
 
     backbone: Backbone
     probed: ProbedLayers
     images: Tensor
     seed: int = 0
-    larger: Callable[[], CertificationTarget | None] | None = None
+    others: Callable[[int], Iterable[CertificationTarget]] | None = None
+    fixed: bool = False
     _plain: _Measurement | None = None
     _inventory: pd.DataFrame | None = None
     _read: ReadLayers | None = None
@@ -105,15 +109,18 @@ class CertificationTarget:
     def certify(self, variant: Variant, margin: int | None = None) -> Certificate:
         """Measure one variant; ``margin`` is that of a canvas.
 
-        Where windows leave no shift on images of this size, larger ones are tried.
+        Where no shift fits images of this size, or a break can't be explained, others are tried.
         """
         measured = self._certify(variant, margin)
-        helps = self.windowed and variant.torus and not variant.canvas
-        if measured.passed or not helps or measured.sources or self.larger is None:
+        helps = variant.torus and not variant.canvas and self.random is None
+        helps = helps and (self.windowed or not self.fixed)
+        if measured.passed or not helps or beside_padding(measured.sources) or not self.others:
             return measured
-        larger = self.larger()
-        again = larger._certify(variant, margin) if larger else measured
-        return again if again.passed else measured
+        size = self.probed.layers[0].image_size
+        layers = [n for layer in self.probed.layers for n in (layer.height, layer.width)]
+        steps = [pixels // cells for pixels, cells in zip(size * len(layers), layers, strict=False)]
+        again = (other._certify(variant, margin) for other in self.others(math.lcm(*steps)))
+        return next((other for other in again if other.passed), measured)
 
     def _certify(self, variant: Variant, margin: int | None) -> Certificate:
         size = self.probed.layers[0].image_size
@@ -139,7 +146,7 @@ class CertificationTarget:
                     raise
                 reason = f"can't be run: {error}; there remain {kinds(remaining)}"
                 return replace(blank, reason=reason)
-            shift, fault = _shift(seen.layers, self.probed.layers, size, stride)
+            shift, fault = smallest_shift(seen.layers, self.probed.layers, size, stride)
             if fault:
                 more = f"; there remain {kinds(remaining)}" if beside_padding(remaining) else ""
                 return replace(blank, reason=fault + more)
@@ -243,7 +250,7 @@ class CertificationTarget:
 
         def compare(layer: Layer, features: Tensor) -> None:
             before = strides.get(layer.name, layer)
-            residuals[layer.name] = _residual(features, shift, layer, before)
+            residuals[layer.name] = residual_of(features, shift, layer, before)
 
         broken: list[str] = []
         ran: list[str] = []
@@ -260,7 +267,7 @@ class CertificationTarget:
             size = self.probed.layers[0].image_size
             whole, shape = self.everything.whole, tuple(out.shape)
             layer = whole and reread(whole, self.backbone.model, shape, 2, size)
-            if layer and max(layer.places) > 1 and _whole_places(layer, shift):
+            if layer and max(layer.places) > 1 and whole_places(layer, shift):
                 compare(replace(layer, name="output"), layer.canonical(out, 2))
             if layer and layer.prefix + layer.suffix and layer.layout == "NLC":
                 # Tokens of no place are compared as they are.
@@ -308,8 +315,8 @@ class CertificationTarget:
             features = features.narrow(2, top, height).narrow(3, left, width)
             layer = replace(layer, height=height, width=width, image_size=inner)
         if (
-            _whole_places(layer, shift)
-            and not _residual(features, shift, layer, layer) <= threshold
+            whole_places(layer, shift)
+            and not residual_of(features, shift, layer, layer) <= threshold
         ):
             broken.append(name)
 
@@ -345,56 +352,3 @@ def quietly(model: nn.Module) -> Iterator[None]:
         if any(p.dtype == torch.float64 for p in model.parameters()):
             stack.enter_context(double_precision())
         yield
-
-
-def _residual(features: Tensor, shift: tuple[int, int], layer: Layer, original: Layer) -> float:
-    """``max |f(roll x) − roll f(x)| / max |f(x)|`` for features of x and of roll x.
-
-    Without padding there is no ring: what has moved out of sight is left out.
-    """
-    before, after = features[:1], features[1:]
-    scale = float(before.abs().max())
-    height, width = layer.image_size
-    if layer.inset != (0.0, 0.0):
-        down, right = shift[0] * original.height // height, shift[1] * original.width // width
-        if down >= layer.height or right >= layer.width:
-            return math.nan
-        before = before[..., : layer.height - down, : layer.width - right]
-        after = after[..., down:, right:]
-    else:
-        moves = (shift[0] * layer.height // height, shift[1] * layer.width // width)
-        before = torch.roll(before, moves, (2, 3))
-    apart = float((after - before).abs().max())
-    return apart / scale if scale else apart
-
-
-def _whole_places(layer: Layer, shift: tuple[int, int]) -> bool:
-    sides = zip(shift, (layer.height, layer.width), layer.image_size, strict=True)
-    return all((s * cells) % pixels == 0 for s, cells, pixels in sides)
-
-
-def _shift(
-    layers: Sequence[Layer], original: Sequence[Layer], size: tuple[int, int], stride: int
-) -> tuple[tuple[int, int], str]:
-    """Smallest shift in pixels that is a whole number of places in every layer."""
-    steps = []
-    for axis, word in enumerate(("rows", "columns")):
-        pixels = size[axis]
-        # A network may go through larger strides than its probed layers show.
-        step = stride if pixels % stride == 0 and pixels > stride else 1
-        for layer, before in zip(layers, original, strict=True):
-            shown = before if layer.inset != (0.0, 0.0) else layer
-            cells = (shown.height, shown.width)[axis]
-            if pixels % cells:
-                return (0, 0), (
-                    f"not defined: the {cells} {word} of {layer.name} do not divide the image's "
-                    f"{pixels}, so that no shift moves it by whole places"
-                )
-            step = math.lcm(step, pixels // cells)
-        if step >= pixels:
-            return (0, 0), (
-                f"not defined: the probed layers have a common stride of {step} pixels and the "
-                f"image only {pixels} {word}; choose a larger image size"
-            )
-        steps.append(step)
-    return (steps[0], steps[1]), ""

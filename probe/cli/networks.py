@@ -212,8 +212,17 @@ def survey_command(
             show_default=False,
         ),
     ] = None,
-    variant: VariantName = "circular",
+    variants: Annotated[
+        str, typer.Option(help="Variants, separated by commas, see `probe run --help`.")
+    ] = "circular,no_position",
     max_parameters: MaxParameters = None,
+    processes: Annotated[
+        bool,
+        typer.Option(
+            "--processes/--inside",
+            help="Each architecture in a process of its own, on one thread, or all in this one.",
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder of survey.csv and survey.html.")] = REPORTS
     / "survey",
     **options: Any,
@@ -224,8 +233,9 @@ def survey_command(
         table = probe.survey(
             split_items(models) if models else "*",
             out,
-            variant=variant,
+            variants=split_items([variants]),
             max_parameters=max_parameters,
+            processes=processes,
             **options,
         )
     except KeyboardInterrupt:

@@ -137,6 +137,10 @@ class Follower(TorchFunctionMode):
                 self._record(MIXING, name, next(iter(tensors_in(args[1:]))))
         elif plain in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
             self._record(RECURRENCE, name)
+        elif plain == "repeat_interleave" and kwargs.get("dim", args[2] if args[2:] else -1) == 0:
+            # One query for each place of a window, from the whole map, for all windows.
+            if moving[0].ndim == 4 and moving[0].shape[2] > 1:
+                self._record(MIXING, name)
         elif func is Tensor.unfold and moving[0].ndim >= 4:
             self._record(WINDOWS, name)
         elif func is F.interpolate:

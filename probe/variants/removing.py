@@ -13,7 +13,7 @@ from ..backbones.layer import Layer, as_tokens
 from ..backbones.reading import describe
 from .follower import Meeting
 from .kinds import EMBEDDING
-from .removals import REMOVALS, Change, Grid
+from .removals import REMOVALS, Change, Grid, level
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Removing:
             return meeting.c
         if removal.change is None:
             return torch.full_like(meeting.c, meeting.neutral)
+        if meeting.of_map and removal.change is level and _of_another_map(meeting):
+            return meeting.c.mean(meeting.places, keepdim=True)
         if meeting.source.kind == EMBEDDING and (laid := self._laid_out(meeting, removal.change)):
             return laid[0]
         return self._along(meeting, removal.change)
@@ -105,6 +107,12 @@ class Removing:
         if layer is None or layer.suffix:
             return _Places((side, side) if side * side == length else (1, length))
         return _Places((layer.height, layer.width), layer.prefix)
+
+
+def _of_another_map(meeting: Meeting) -> bool:
+    """Whether a table has another number of places than the map it meets, padded as it is now."""
+    x, c = meeting.x, meeting.c
+    return any(c.shape[d] not in (1, x.shape[d]) for d in meeting.places)
 
 
 def _in_blocks(c: Tensor, axes: Sequence[_Places], change: Change, order: Tensor) -> Tensor:

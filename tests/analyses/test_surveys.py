@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
+import signal
 import weakref
 
 import pandas as pd
@@ -19,7 +21,7 @@ from probe.analyses.survey.table import COLUMNS, findings, load_survey
 from probe.certificates.certificate import CONTRAST, THRESHOLD
 
 NAMES = ["test_convnext", "test_resnet", "test_vit"]
-QUIET = {"progress": False, "device": "cpu"}
+QUIET = {"progress": False, "device": "cpu", "variants": "circular"}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_what_is_finished_is_not_done_again(surveyed, monkeypatch):
     table, folder = surveyed
     monkeypatch.setattr(surveys, "prepare", prohibited)
     assert_frame_equal(survey(NAMES, folder, **QUIET), table)
-    one = survey("test_vit", str(folder), variant=" circular ", **QUIET)
+    one = survey("test_vit", str(folder), **(QUIET | {"variants": " circular "}))
     assert list(one["model"]) == ["test_vit"]
     assert len(load_survey(folder)) == 3
 
@@ -150,10 +152,37 @@ def test_a_file_that_is_no_survey_is_left_alone(tmp_path, monkeypatch, content):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_folder_is_for_one_variant(surveyed):
-    _, folder = surveyed
-    with pytest.raises(probe.ProbeError, match="survey of circular: choose another folder"):
-        survey("test_resnet", folder, variant="zeros", **QUIET)
+def test_each_variant_has_a_row_and_the_folder_holds_both(surveyed, tmp_path, monkeypatch):
+    table, folder = surveyed
+    (tmp_path / "survey.csv").write_bytes((folder / "survey.csv").read_bytes())
+    both = survey("test_vit", tmp_path, progress=False, device="cpu", processes=True)
+    assert list(both["variant"]) == ["circular", "no_position"]
+    assert list(both["status"]) == ["not certified", "certified"]
+    assert set(both["sources"]) == {"position embedding"}
+    assert len(load_survey(tmp_path)) == len(table) + 1
+    assert findings(both) == [
+        "0 of 1 architecture, from 1 file of timm, are certified under circular; 1 are not, 0 "
+        "could not be run.",
+        "What else lets position in, where one is not certified: position embedding (1).",
+        "1 of 1 architecture, from 1 file of timm, is certified under no_position; 0 are not, 0 "
+        "could not be run.",
+        "Of the 1 in which no source of position that the variant leaves was found, 1 are "
+        f"certified (100.0 %), with residuals of at most {both['residual'][1]:.1e}.",
+    ]
+
+
+def test_a_process_that_ends_costs_one_row(monkeypatch):
+    prepare = surveys.prepare
+
+    def ended(name, **options):
+        if name == "test_vit":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return prepare(name, **options)
+
+    monkeypatch.setattr(surveys, "prepare", ended)
+    table = survey(["test_resnet", "test_vit"], processes=True, **QUIET)
+    assert list(table["status"]) == ["certified", "not run"]
+    assert "signal 9" in table["reason"][1]
 
 
 def test_there_is_no_survey_to_load(tmp_path):
@@ -183,7 +212,7 @@ def test_what_cannot_be_built_does_not_stop_the_others(tmp_path, monkeypatch):
 
 
 def test_what_a_variant_does_not_suit_is_not_run():
-    table = survey("test_resnet", variant="no_pos_embed", **QUIET)
+    table = survey("test_resnet", **(QUIET | {"variants": "no_pos_embed"}))
     assert list(table["status"]) == ["not run"]
     assert "the network has no position embedding" in table["reason"][0]
 
@@ -223,7 +252,7 @@ def test_names_globs_and_their_order():
 
 def test_unknown_variants(tmp_path):
     with pytest.raises(probe.ProbeError, match="spherical"):
-        survey("test_resnet", tmp_path, variant="spherical", **QUIET)
+        survey("test_resnet", tmp_path, **(QUIET | {"variants": "spherical"}))
     assert not list(tmp_path.iterdir())
 
 
@@ -276,7 +305,7 @@ def test_sentences_of_nothing():
 
 def test_sentences_of_one():
     assert findings(made(model=["net"])) == [
-        "1 of 1 architecture, from 1 file of timm, are certified under circular; 0 are not, 0 "
+        "1 of 1 architecture, from 1 file of timm, is certified under circular; 0 are not, 0 "
         "could not be run.",
         "Of the 1 in which no source of position besides padding was found, 1 are certified "
         "(100.0 %), with residuals of at most 2.0e-15.",
@@ -296,7 +325,7 @@ def test_sentences_count_statuses_and_sources():
         "Of the 2 in which no source of position besides padding was found, 1 are certified "
         "(50.0 %), with residuals of at most 1.0e-15.",
         "What else lets position in, where one is not certified: token mixing (2), resampling (1).",
-        "Not certified, though nothing but padding was found: net2.",
+        "Not certified, though no source besides padding was found: net2.",
     ]
 
 
@@ -339,8 +368,8 @@ def test_the_page_has_every_row_and_the_counts():
     assert "OSError: no disk" in page
     summary = re.findall(r'<th scope="row">(\w)</th>(.*?)</tr>', page)
     assert [(name, re.findall(r">([^<]+)</td>", cells)) for name, cells in summary] == [
-        ("a", ["2", "2", "–", "–"]),
-        ("b", ["2", "–", "1", "1"]),
+        ("a", ["circular", "2", "2", "–", "–"]),
+        ("b", ["circular", "2", "–", "1", "1"]),
     ]
     assert "1e-08 in float64" in page
     assert "nan" not in page.lower().replace("number.isnan", "")

@@ -28,7 +28,8 @@ def survey_page(table: pd.DataFrame) -> str:
     from .table import STATUSES, findings
 
     ran = table[table["status"] != "not run"]
-    counts = pd.crosstab(table["file"], table["status"]).reindex(columns=STATUSES, fill_value=0)
+    counts = pd.crosstab([table["file"], table["variant"]], table["status"])
+    counts = counts.reindex(columns=STATUSES, fill_value=0)
     records = as_dicts(table)
     rows = {s: [_survey_row(r) for r in records if r["status"] == s] for s in STATUSES}
     measures = ran[["threshold", "precision"]].dropna().drop_duplicates().sort_values("threshold")
@@ -37,7 +38,7 @@ def survey_page(table: pd.DataFrame) -> str:
         .get_template("survey.html")
         .render(
             findings=findings(table),
-            total=len(table),
+            total=table["model"].nunique(),
             variants=[
                 (
                     name,
@@ -52,7 +53,7 @@ def survey_page(table: pd.DataFrame) -> str:
             largest=_number(table["parameters"].max(), ".0f"),
             measures=[(f"{m.threshold:.0e}", m.precision) for m in measures.itertuples()],
             files=[
-                {"file": row[0], "total": sum(row[1:]), "counts": row[1:]}
+                {"file": row[0][0], "variant": row[0][1], "total": sum(row[1:]), "counts": row[1:]}
                 for row in counts.itertuples(name=None)
             ],
             **{status.replace(" ", "_"): found for status, found in rows.items()},
@@ -68,6 +69,7 @@ def _survey_row(row: dict[str, Any]) -> dict[str, str]:
     return {
         "model": row["model"],
         "file": row["file"],
+        "variant": row["variant"],
         "parameters": _number(row["parameters"], ".2f"),
         "residual": _number(row["residual"], ".1e"),
         "contrast": _number(row["contrast"], ".1e"),

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from tqdm.auto import tqdm
 
 from ...certificates.certificate import Certificate
 from ...certificates.prepare import prepare
+from ...certificates.target import CertificationTarget
 from ...errors import ProbeError
 from ...files import write_files
 from ...machine import free_memory
 from ...variants.kinds import PADDING
 from ...variants.variant import parse_variant
+from .isolation import forked
 from .page import survey_page
 from .table import (
     COLUMNS,
@@ -32,6 +35,9 @@ from .table import (
     survey_table,
 )
 
+VARIANTS: tuple[str, ...] = ("circular", "no_position")
+"""What an architecture is certified under: padding alone taken away, and every source."""
+
 _BYTES_PER_PARAMETER = 4 + 8 + 4  # float32, the float64 copy, and room for a state_dict
 
 
@@ -39,10 +45,11 @@ def survey(
     models: str | Sequence[str] = "*",
     out: str | Path | None = None,
     *,
-    variant: str = "circular",
+    variants: str | Sequence[str] = VARIANTS,
     max_parameters: float | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
+    processes: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Certify many architectures, one after another, with random weights.
@@ -57,25 +64,29 @@ def survey(
         Names or globs over timm's architectures.
     out : str or Path, optional
         Folder of ``survey.csv`` and the page ``survey.html``.
-    variant : str
-        See :data:`probe.VARIANTS`.
+    variants : str or sequence of str
+        See :data:`probe.VARIANTS`; each architecture is built once for all of them.
     max_parameters : float, optional
         In millions: larger ones are left out.
     seed : int
         Of random weights and images.
     device : str or torch.device
         ``auto``: CUDA where there is one, else the CPU.
+    processes : bool
+        Each architecture in a forked process of its own, on one thread, which may take the memory
+        that is free: what crashes it, or is too large, ends that one alone.
     progress : bool
         Show a bar.
 
     Returns
     -------
     DataFrame
-        One row per architecture: ``model``, ``file`` (of timm's implementation), ``parameters``
-        (millions), ``variant``, ``status`` (one of :data:`STATUSES`), ``reason`` (why it is not
-        certified, or could not be run), ``sources`` (kinds of sources of position besides
-        padding), ``padded_calls``, ``residual``, ``contrast``, ``threshold``, ``first_break``,
-        ``height``, ``width``, ``shift`` (pixels), ``precision``, ``seconds``, ``timm`` (version).
+        One row per architecture and variant: ``model``, ``file`` (of timm's implementation),
+        ``parameters`` (millions), ``variant``, ``status`` (one of :data:`STATUSES`), ``reason``
+        (why it is not certified, or could not be run), ``sources`` (kinds of sources of position
+        besides padding), ``padded_calls``, ``residual``, ``contrast``, ``threshold``,
+        ``first_break``, ``height``, ``width``, ``shift`` (pixels), ``precision``, ``seconds``,
+        ``timm`` (version).
 
     Raises
     ------
@@ -83,32 +94,35 @@ def survey(
         If no architecture matches, the variant is unknown, or the folder can't be written or
         holds something else.
     """
-    variant = parse_variant(variant).name
+    wanted = [variants] if isinstance(variants, str) else list(variants)
+    wanted = list(dict.fromkeys(parse_variant(variant).name for variant in wanted))
     names = match(models)
-    rows = read_finished(out, variant) if out is not None else {}
-    done = {k: v for k, v in rows.items() if v["timm"] == timm.__version__}
+    rows = read_finished(out) if out is not None else {}
+    done = {key for key, row in rows.items() if row["timm"] == timm.__version__}
     bar = tqdm(names, desc="survey", unit="model", disable=not progress, dynamic_ncols=True)
     try:
         for name in bar:
             bar.set_postfix_str(name)
-            if name in done:
+            left = [variant for variant in wanted if (name, variant) not in done]
+            if not left:
                 continue
-            row = _row(name, variant, max_parameters, seed, device)
+            work = partial(_rows, name, left, max_parameters, seed, device)
+            fresh = forked(work) if processes else work()
             gc.collect()  # the network, before memory for the next is looked at
-            if row is None:
-                continue
-            rows[name] = row
-            if out is not None:
+            if isinstance(fresh, str):
+                fresh = [_blank(name, v) | {"status": "not run", "reason": fresh} for v in left]
+            rows |= {(name, row["variant"]): row for row in fresh}
+            if out is not None and fresh:
                 write_files(Path(out), {TABLE_FILE: csv_text(survey_table(rows))})
     finally:
         bar.close()
         if out is not None and rows:
             write_files(Path(out), {"survey.html": survey_page(survey_table(rows)).encode()})
-    found = survey_table(rows)
-    asked = found["model"].isin(names)
+    table = survey_table(rows)
+    asked = table["model"].isin(names) & table["variant"].isin(wanted)
     if max_parameters is not None:
-        asked &= ~(found["parameters"] > max_parameters)
-    return found[asked].reset_index(drop=True)
+        asked &= ~(table["parameters"] > max_parameters)
+    return table[asked].reset_index(drop=True)
 
 
 def match(models: str | Sequence[str]) -> list[str]:
@@ -145,37 +159,58 @@ def file_of(name: str) -> str:
     return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
 
 
-def _row(
-    name: str, variant: str, limit: float | None, seed: int, device: str | torch.device
-) -> dict[str, Any] | None:
-    started = time.perf_counter()
+def _blank(name: str, variant: str) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
     row |= {"model": name, "file": file_of(name), "variant": variant, "timm": timm.__version__}
-    row |= dict.fromkeys(NUMBER_COLUMNS, float("nan")) | dict.fromkeys(COUNT_COLUMNS, pd.NA)
-    try:
-        count = parameters(name)
-        row["parameters"] = round(count / 1e6, 2)
-        if limit is not None and count > limit * 1e6:
-            return None
-        needed, free = count * _BYTES_PER_PARAMETER, free_memory()
-        if free is not None and needed > free:
-            raise ProbeError(
-                f"its {row['parameters']:.0f} M parameters need {needed / 2**30:.0f} GiB of "
-                f"memory, {free / 2**30:.0f} GiB are free"
-            )
-        subject = prepare(name, seed=seed, device=device)
-        certificate = subject.certify(parse_variant(variant))
-        row |= _certified(certificate)
-        table = subject.inventory
-        padded = table["kind"] == PADDING
-        row["padded_calls"] = int(table.loc[padded, "calls"].sum())
-        row["sources"] = "; ".join(dict.fromkeys(table.loc[~padded, "kind"]))
-    except Exception as error:  # whatever it is, the other architectures still have their turn
-        text = " ".join(str(error).split())[:300]
-        row["status"] = "not run"
-        row["reason"] = text if isinstance(error, ProbeError) else f"{type(error).__name__}: {text}"
-    row["seconds"] = round(time.perf_counter() - started, 1)
-    return row
+    return row | dict.fromkeys(NUMBER_COLUMNS, float("nan")) | dict.fromkeys(COUNT_COLUMNS, pd.NA)
+
+
+def _rows(
+    name: str,
+    variants: Sequence[str],
+    limit: float | None,
+    seed: int,
+    device: str | torch.device,
+) -> list[dict[str, Any]]:
+    """Certify one architecture; no rows of one that is larger than the limit."""
+    rows = [_blank(name, variant) for variant in variants]
+    subject: CertificationTarget | None = None
+    for row in rows:
+        started = time.perf_counter()
+        try:
+            if subject is None:
+                count = parameters(name)
+                for each in rows:
+                    each["parameters"] = round(count / 1e6, 2)
+                if limit is not None and count > limit * 1e6:
+                    return []
+                check_memory(count)
+                subject = prepare(name, seed=seed, device=device)
+                table = subject.inventory
+                padded = table["kind"] == PADDING
+                for each in rows:
+                    each["padded_calls"] = int(table.loc[padded, "calls"].sum())
+                    each["sources"] = "; ".join(dict.fromkeys(table.loc[~padded, "kind"]))
+            row |= _certified(subject.certify(parse_variant(row["variant"])))
+        except Exception as error:  # whatever it is, the other architectures still have their turn
+            text = " ".join(str(error).split())[:300]
+            named = isinstance(error, ProbeError)
+            row |= {
+                "status": "not run",
+                "reason": text if named else f"{type(error).__name__}: {text}",
+            }
+        row["seconds"] = round(time.perf_counter() - started, 1)
+    return rows
+
+
+def check_memory(count: int) -> None:
+    """Refuse a network of so many parameters if there is no room for it."""
+    needed, free = count * _BYTES_PER_PARAMETER, free_memory()
+    if free is not None and needed > free:
+        raise ProbeError(
+            f"its {count / 1e6:.0f} M parameters need {needed / 2**30:.0f} GiB of memory, "
+            f"{free / 2**30:.0f} GiB are free"
+        )
 
 
 def _certified(certificate: Certificate) -> dict[str, Any]:
@@ -183,8 +218,8 @@ def _certified(certificate: Certificate) -> dict[str, Any]:
     return {
         "status": "certified" if certificate.passed else "not certified",
         "reason": "" if certificate.passed else certificate.reason,
-        "residual": certificate.residual,
-        "contrast": certificate.contrast,
+        "residual": float(f"{certificate.residual:.3g}"),
+        "contrast": float(f"{certificate.contrast:.3g}"),
         "threshold": certificate.threshold,
         "first_break": certificate.first_break or "",
         "height": height,

@@ -10,6 +10,8 @@ import pandas as pd
 
 from ...errors import ProbeError
 from ...scores.tables import as_dicts
+from ...variants.kinds import PADDING, WINDOWS
+from ...variants.variant import VARIANTS, parse_variant
 
 COLUMNS = [
     *("model", "file", "parameters", "variant", "status", "reason", "sources", "padded_calls"),
@@ -82,57 +84,65 @@ def findings(table: pd.DataFrame) -> list[str]:
     Returns
     -------
     list of str
-        The first counts the statuses; the others say what padding alone explains, what else lets
-        position in, and which architectures are not certified although no source is known.
+        For each variant, the first counts the statuses; the others say of how many of those
+        whose sources the variant takes away nothing is left, what else lets position in, and
+        which architectures are not certified although no other source is known.
     """
     if table.empty:
         return ["No architecture was surveyed."]
+    return [s for name, part in table.groupby("variant") for s in _of_variant(str(name), part)]
+
+
+def _of_variant(variant: str, table: pd.DataFrame) -> list[str]:
     ran = table[table["status"] != "not run"]
     certified = table["status"] == "certified"
-    pure = ran[ran["sources"] == ""]
+    known = all(part in VARIANTS for part in variant.split("+"))
+    taken = set(parse_variant(variant).removed_kinds if known else ()) - {PADDING}
+    # Windows leave the place within one, which a certificate's shift bounds.
+    taken |= {WINDOWS} if taken else set()
+    left = ran["sources"].map(lambda kinds: len(set(filter(None, kinds.split("; "))) - taken))
+    pure = ran[left == 0]
     passed = pure["status"] == "certified"
     files = table["file"].nunique()
+    count, verb = int(certified.sum()), "is" if int(certified.sum()) == 1 else "are"
     sentences = [
-        f"{int(certified.sum())} of {_counted(len(table), 'architecture')}, from "
-        f"{_counted(files, 'file')} of timm, are certified under {table['variant'].iloc[0]}; "
-        f"{len(ran) - int(certified.sum())} are not, {len(table) - len(ran)} could not be run."
+        f"{count} of {_counted(len(table), 'architecture')}, from "
+        f"{_counted(files, 'file')} of timm, {verb} certified under {variant}; "
+        f"{len(ran) - count} are not, {len(table) - len(ran)} could not be run."
     ]
+    beside = "that the variant leaves" if taken else "besides padding"
     if len(pure):
         sentence = (
-            f"Of the {len(pure)} in which no source of position besides padding was found, "
+            f"Of the {len(pure)} in which no source of position {beside} was found, "
             f"{int(passed.sum())} are certified ({100 * passed.mean():.1f} %)"
         )
         if passed.any():
             greatest = pure.loc[passed, "residual"].max()
             sentence += f", with residuals of at most {greatest:.1e}"
         sentences.append(f"{sentence}.")
-    others = ran.loc[(ran["status"] != "certified") & (ran["sources"] != ""), "sources"]
+    others = ran.loc[(ran["status"] != "certified") & ~ran.index.isin(pure.index), "sources"]
     kinds = others.str.split("; ").explode().value_counts()
+    kinds = kinds[~kinds.index.isin(taken)]
     if len(kinds):
-        listed = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+        listed = ", ".join(f"{kind} ({number})" for kind, number in kinds.items())
         sentences.append(f"What else lets position in, where one is not certified: {listed}.")
     unknown = list(pure.loc[~passed, "model"])
     if 0 < len(unknown) < len(pure):
         listed = ", ".join(unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
-        sentences.append(f"Not certified, though nothing but padding was found: {listed}.")
+        sentences.append(f"Not certified, though no source {beside} was found: {listed}.")
     return sentences
 
 
-def read_finished(out: str | Path, variant: str) -> dict[str, dict[str, Any]]:
-    path = Path(out) / TABLE_FILE
-    if not path.exists():
+def read_finished(out: str | Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows of a survey in a folder, by architecture and variant; none if there is none."""
+    if not (Path(out) / TABLE_FILE).exists():
         return {}
-    table = load_survey(out)
-    if table["variant"].ne(variant).any():
-        raise ProbeError(
-            f"{path} is a survey of {table['variant'].iloc[0]}: choose another folder for {variant}"
-        )
-    return {row["model"]: row for row in as_dicts(table)}
+    return {(row["model"], row["variant"]): row for row in as_dicts(load_survey(out))}
 
 
-def survey_table(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def survey_table(rows: dict[tuple[str, str], dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows.values(), columns=COLUMNS).astype(_DTYPES)
-    return table.sort_values("model", ignore_index=True)
+    return table.sort_values(["model", "variant"], ignore_index=True)
 
 
 def _counted(number: int, noun: str) -> str:
