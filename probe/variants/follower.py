@@ -67,9 +67,11 @@ class Follower(TorchFunctionMode):
         self._origin = WeakIdKeyDictionary()
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._origin[tensor] = (name,)
+        self._made = WeakIdKeyDictionary()  # constants of calls that were seen
         self._parts = WeakIdKeyDictionary()
         self._depends = WeakIdKeyDictionary()
         self._depends[x] = Trait(layout="NCHW")
+        self._images = len(x)
 
     def __torch_function__(
         self,
@@ -83,6 +85,10 @@ class Follower(TorchFunctionMode):
         tensors = list(tensors_in((args, kwargs)))
         moving = [t for t in tensors if t in self._depends]
         if moving:
+            for tensor in tensors:
+                if tensor not in self._depends and self._differs_by_image(tensor, moving):
+                    self._depends[tensor] = Trait()
+                    moving.append(tensor)
             args, kwargs = self._look(func, name, args, kwargs, moving)
         out = func(*args, **kwargs)
         if moving:
@@ -96,6 +102,16 @@ class Follower(TorchFunctionMode):
         else:
             self._note_constant(func, name, args, kwargs, tensors, out)
         return out
+
+    def _differs_by_image(self, c: Tensor, moving: list[Tensor]) -> bool:
+        """Whether what no call was seen to make of the images differs between them all the same.
+
+        Scripted and compiled functions are not seen.
+        """
+        if c in self._origin or c in self._made or c.ndim < 3 or not 1 < self._images == len(c):
+            return False
+        alike = any(t.ndim == c.ndim and len(t) == self._images for t in moving)
+        return alike and bool((c[0] != c[1]).any())
 
     # ------------------------------------------------------------ what a call does
 
@@ -245,6 +261,9 @@ class Follower(TorchFunctionMode):
         out: Any,
     ) -> None:
         """Keep track of what a tensor was made from that doesn't depend on the image."""
+        if all(t in self._origin or t in self._made for t in tensors):
+            for tensor in tensors_in(out):
+                self._made[tensor] = True
         origin = tuple(sorted({n for t in tensors for n in self._origin.get(t, ())}))
         if origin:
             for tensor in tensors_in(out):
