@@ -16,7 +16,7 @@ from ..errors import ProbeError
 from ..machine import pick_device
 from .catalogue import known_model
 from .channels import image_channels
-from .initialisation import Origin
+from .initialisation import Origin, silence, silent_scales
 from .weights import DEFAULT_SIZE, build_model
 
 
@@ -161,7 +161,7 @@ def load_backbone(
         network = network.to(chosen).eval()
     config = dict(getattr(network, "pretrained_cfg", None) or {})
     channels = image_channels(network, config, size)
-    cautions = [origin.caution]
+    cautions = [origin.caution, silence(silent_scales(network), "shown")]
     normalisation = {}
     for what, value, none in (("mean", mean, 0.0), ("std", std, 1.0)):
         usual = config.get(what, (none,))

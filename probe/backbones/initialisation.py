@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+_SCALE = re.compile(r"weight|gamma|scale|gain|alpha|^ls")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,26 @@ def expose_borders(model: nn.Module, seed: int = 0) -> list[str]:
                 continue
             opened.append(name)
     return opened
+
+
+def silent_scales(model: nn.Module) -> list[str]:
+    """Names of the scales that are 0 throughout, so that the branches they end are silent."""
+    return [
+        name
+        for name, p in model.named_parameters()
+        if _SCALE.search(name.rpartition(".")[2])
+        and 0 < p.numel() == max(p.shape, default=1)
+        and not bool(p.any())
+    ]
+
+
+def silence(scales: Sequence[str], what: str) -> str:
+    """Say how many branches are silent, and that nothing is ``what`` about them."""
+    if not scales:
+        return ""
+    branches = "1 branch is" if len(scales) == 1 else f"{len(scales)} branches are"
+    few = ", ".join(scales[:2]) + ", …" * (len(scales) > 2)
+    return f"{branches} silent, by scales of 0 ({few}): nothing is {what} about what they compute"
 
 
 def initialised(how: str, model: nn.Module, seed: int) -> Origin:

@@ -66,6 +66,8 @@ class Certificate:
         does; see :func:`probe.variants.padding_leakage`.
     margin : int
         Of a canvas, in pixels.
+    silent : tuple of str
+        Scales that are 0, which end branches that compute nothing: nothing is proven of these.
     image_size : (int, int)
         In pixels.
     precision : str
@@ -83,6 +85,7 @@ class Certificate:
     first_break: str | None = None
     contact: float | None = None
     margin: int = 0
+    silent: tuple[str, ...] = ()
     image_size: tuple[int, int] = (0, 0)
     precision: str = "float64"
 

@@ -18,6 +18,7 @@ from ..backbones.backbone import Backbone
 from ..backbones.choice import total_stride
 from ..backbones.dryrun import ReadLayers, read_layers
 from ..backbones.hooks import evaluating, hooked, takes_hooks
+from ..backbones.initialisation import silence, silent_scales
 from ..backbones.layer import Layer, first_tensor
 from ..backbones.probed import ProbedLayers
 from ..backbones.reading import reread
@@ -128,7 +129,8 @@ class CertificationTarget:
         threshold = THRESHOLD if precision == "float64" else SINGLE_THRESHOLD
         remaining = self._remaining(variant)
         blank = Certificate(math.nan, False, "", threshold=threshold, sources=remaining)
-        blank = replace(blank, image_size=size, precision=precision)
+        silent = tuple(silent_scales(self.backbone.model))
+        blank = replace(blank, image_size=size, precision=precision, silent=silent)
         if self.random is not None:
             reason = (
                 f"not defined: the network is not deterministic in eval mode, two passes over the "
@@ -203,6 +205,8 @@ class CertificationTarget:
             )
         if measured.contact:
             reason += f"; padding reaches the probed region, contact {measured.contact:.1e}"
+        if measured.silent:
+            reason += f"; {silence(measured.silent, 'proven')}"
         return replace(measured, passed=passed, reason=reason, first_break=first)
 
     def _measure_closely(

@@ -119,8 +119,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         certificates = {}
         for entry in record.pop("certificates"):
             condition = (entry.pop("weights"), entry.pop("variant"))
-            for key in ("shift", "image_size", "sources"):
-                entry[key] = tuple(entry[key])
+            for key in ("shift", "image_size", "sources", "silent"):
+                entry[key] = tuple(entry.get(key, ()))
             for key in ("residual", "contrast"):
                 entry[key] = float(entry[key])
             if entry["contact"] is not None:

@@ -89,3 +89,29 @@ def test_a_query_of_the_whole_map_for_each_window_is_named():
 @pytest.mark.parametrize("name", ["pit_ti_224", "levit_128s", "vitamin_small_224"])
 def test_families_that_want_another_size(name):
     assert probe.certify(name, "no_position").passed
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 4, 8, 8, bias=False)
+        self.conv = nn.Conv2d(4, 4, 3, 1, 1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.embed(x)
+        return x + self.norm(self.conv(x))
+
+
+def test_branches_that_scales_of_zero_silence_are_counted_and_said():
+    net = seeded(Residual)
+    heard = probe.certify(net, "circular", layers=["embed", "norm"], image_size=64)
+    assert heard.silent == () and "silent" not in heard.reason
+    nn.init.zeros_(net.norm.weight)
+    found = probe.certify(net, "circular", layers=["embed", "norm"], image_size=64)
+    assert found.silent == ("norm.weight",)
+    words = "1 branch is silent, by scales of 0 (norm.weight): nothing is "
+    assert f"{words}proven about what they compute" in found.reason
+    assert f"{words}shown" in probe.load_backbone(net, "given").caution
+    nn.init.ones_(net.norm.weight)
+    assert probe.load_backbone(net, "given").caution == ""
