@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from probe.analyses import calibration
 from probe.analyses.zoo.engines import ENGINES, Inside
+from probe.analyses.zoo.folder import open_folder
 from probe.backbones.catalogue import expand_models
 from probe.cli.main import app
 from probe.runner.options import Options
@@ -41,6 +42,7 @@ SMALLER = {
 }
 SHORTER = {
     "run": ("--targets", "vertical"),
+    "zoo": ("--targets", "vertical", "--weights", "random", "--no-report"),
     "calibrate": ("--no-planted",),
     "reproduce": ("test_resnet",),
     "coordconv": (
@@ -70,6 +72,7 @@ def small_and_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(calibration, "CELLS", 1)
     monkeypatch.setattr(calibration, "SEEDS", 2)
     monkeypatch.setitem(ENGINES, "processes", Inside)
+    open_folder(tmp_path / "zoo")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     photographs = tmp_path / "photographs"
