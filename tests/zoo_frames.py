@@ -56,6 +56,7 @@ def zoo(count: int = 24, layers: int = 6, images: int = 16, seed: int = 0):
             "status": "failed",
             "kind": "out of memory",
             "sentence": "needs 9 GB & has 2",
+            "traceback": "cells/cellx/traceback.txt",
         }
     )
     return pd.DataFrame(rows), curves

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-import probe
-
 from ..analyses import zoo
 from ..errors import ProbeError
 from ..files import write_files
@@ -30,13 +28,12 @@ def table_command(
         Path | None, typer.Option(help="File to write, in place of the terminal.")
     ] = None,
 ) -> None:
-    """Write the scores of a zoo or of a result as a table, one row per score.
+    """Write the scores of a zoo or of results as a table, one row per score.
 
     Exit status: 0 if all went well; 2 if what was asked for can't be done.
     """
     zoo.FORMATS.find(form)
-    loaded = probe.load(folder)
-    compared = loaded if isinstance(loaded, probe.Zoo) else probe.compare([loaded])
+    compared = zoo.open_compared(folder)
     name = "models" if models else "scores"
     if models and (metric or target):
         raise ProbeError("metric and target choose scores: leave them out, or --models")

@@ -77,7 +77,17 @@ def test_results_beside_each_other(folder):
     spc = both.models.set_index("cell")["spc_vertical"]
     assert pair["difference"] == pytest.approx(spc[pair["a"]] - spc[pair["b"]], abs=1e-5)
     assert pair["low"] <= pair["difference"] <= pair["high"]
-    assert len(zoo.pairs()) == 1
+    images = zoo.pairs("vertical").iloc[0]
+    assert images["paired"] and pair["paired"]  # over the same test images
+    first, second = (
+        zoo[cell]
+        .per_image.query(
+            "metric == 'spc' and target == 'vertical' and variant == 'original' and layer == @best"
+        )["value"]
+        .to_numpy()
+        for cell, best in zoo.models[["cell", "layer_vertical"]].to_numpy()
+    )
+    assert images["difference"] == pytest.approx((first - second).mean(), abs=1e-5)
     for drawn in (both.plot_layers(), zoo.plot_layers(targets=["vertical"], hue="family")):
         assert isinstance(drawn, Figure)
     axes = zoo.plot_scatter(x="parameters", y="spc_gaussian").axes[0]
@@ -88,6 +98,15 @@ def test_results_beside_each_other(folder):
         probe.compare([])
     with pytest.raises(ProbeError, match=r"probe\.run returns, got str"):
         probe.compare(["resnet10t"])
+
+
+def test_a_folder_of_several_runs_is_one_table(folder, tmp_path):
+    for name, result in probe.load(folder).items():
+        result.save(tmp_path / name)
+    done = CliRunner().invoke(app, ["table", str(tmp_path), "--models"])
+    assert pd.read_csv(io.StringIO(done.stdout))["weights"].tolist() == ["random", "random:1"]
+    with pytest.raises(ProbeError, match="holds no result"):
+        zoos.open_compared(tmp_path.parent / "nothing")
 
 
 def test_a_result_as_json(folder, tmp_path):

@@ -102,6 +102,7 @@ def test_page_needs_nothing_else_and_escapes_names():
     assert not re.search(r'(?:src|href)="(?:https?:)?//', page)
     assert "sourceMappingURL" not in page
     assert "needs 9 GB &amp; has 2" in page
+    assert 'href="cells/cellx/traceback.txt">traceback</a>' in page
 
 
 def test_page_of_failures_alone_and_of_one_layer():

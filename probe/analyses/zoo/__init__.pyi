@@ -3,6 +3,7 @@ from .cells import Cell as Cell
 from .cells import list_cells as list_cells
 from .collection import Zoo as Zoo
 from .collection import load as load
+from .collection import open_compared as open_compared
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .engines import ENGINES as ENGINES

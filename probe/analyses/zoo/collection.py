@@ -11,7 +11,7 @@ import pandas as pd
 from ... import results
 from ...errors import ProbeError
 from ...results import Result
-from .comparison import Compared
+from .comparison import Compared, compare
 from .curves import Curves
 from .folder import is_zoo, keep_accuracy, read_curves, write_page
 from .tables import CELLS, models_table, scores_table
@@ -107,3 +107,19 @@ def load(folder: str | Path) -> Result | Zoo:
         If the folder does not hold one that is complete.
     """
     return Zoo(folder) if is_zoo(Path(folder)) else results.load(folder)
+
+
+def open_compared(folder: Path) -> Compared:
+    """Read a zoo, a result, or all results in the folders of a folder, as `probe run` writes them.
+
+    Raises
+    ------
+    ProbeError
+        If the folder holds none, or one that is not complete.
+    """
+    if is_zoo(folder):
+        return Zoo(folder)
+    places = [path.parent for path in sorted(folder.glob("*/run.json"))]
+    if (folder / "run.json").exists() or not places:
+        places = [folder]
+    return compare([results.load(place) for place in places])

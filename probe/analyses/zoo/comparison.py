@@ -155,7 +155,7 @@ class Comparison(Compared):
                 cell = _fresh(network_name(result.model, weights), curves)
                 about = _about(part, weights, cell)
                 rows.append(summarise(part, about))
-                curves[cell] = curves_of(part.table, getattr(result, "per_image", None))
+                curves[cell] = curves_of(part.table, result.per_image)
                 depth = part.table["depth"] / max(part.table["depth"].max(), 1)
                 tables.append(part.table.assign(cell=cell, relative_depth=depth))
         known = pd.DataFrame(rows).drop(columns="schema")

@@ -118,7 +118,7 @@ def keep_result(result: Result, place: Path, about: Mapping[str, Any], report: b
     temporary = _emptied(place)
     try:
         result.save(temporary, report=report)
-        curves = json.dumps(curves_of(result.table, getattr(result, "per_image", None)))
+        curves = json.dumps(curves_of(result.table, result.per_image))
         summary = json_bytes(summarise(result, about))
         write_files(temporary, {CURVES: curves.encode(), SUMMARY: summary})
         _put(temporary, place)

@@ -87,6 +87,7 @@ MODELS: dict[str, Column] = {
     "peak_memory": Column("Int64", "bytes of its process"),
     "batch_size": Column("Int64", "images per forward pass"),
     "report": Column("str", "path of its report, from the zoo's folder"),
+    "traceback": Column("str", "of a failure: file in the folder of the zoo"),
 }
 """Columns of ``models.parquet``: one row per cell; those of :data:`BY_TARGET` follow."""
 

@@ -124,8 +124,9 @@ def read_row(path: Path) -> dict[str, Any] | None:
             continue
         row = {k: _NUMBERS.get(v, v) if isinstance(v, str) else v for k, v in row.items()}
         row["options"] = json.dumps(plain(options), sort_keys=True)
-        report = path / "report.html"
-        row["report"] = f"{CELLS}/{path.name}/{report.name}" if report.exists() else ""
+        for column, file in (("report", "report.html"), ("traceback", TRACEBACK)):
+            there = (path / file).exists()
+            row[column] = f"{CELLS}/{path.name}/{file}" if there else ""
         return row
     return None
 
