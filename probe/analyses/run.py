@@ -19,6 +19,7 @@ from ..results import Result
 from ..runner.job import Condition, Job, check_room, groups_that_fit
 from ..runner.options import Options, OptionsGiven, takes_options
 from ..runner.passes import fit, score, test, train
+from ..runner.precision import precision_record, refine
 from ..runner.rows import (
     alpha_rows,
     condition_rows,
@@ -38,7 +39,7 @@ from ..targets import given_maps
 
 @takes_options(
     *("weights", "variants", "layers", "targets", "stimuli", "train_images", "test_images"),
-    *("image_size", "batch_size", "readout", "seed", "device", "progress"),
+    *("precision", "image_size", "batch_size", "readout", "seed", "device", "progress"),
     *("kernel", "concat", "margin", "name", "mean", "std"),
 )
 def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
@@ -91,7 +92,9 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
         with setup.bar(len(conditions), setup.first.name) as bar:
             bar.set_postfix_str("certificates")
             certificates = _certificates(setup)
-            measured = _measure(job, conditions, len(setup.variants), bar)
+            profiles, maps, patterns = _measure(job, conditions, len(setup.variants), bar)
+            if asked.precision is not None:
+                job = refine(job, conditions, asked.precision, bar)
     picture = setup.stimuli.picture(min(4, job.train_images))
     for message in setup.stimuli.cautions:  # known once the images were read
         cautions.append(message)
@@ -99,9 +102,10 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
     provenance = setup.origin() | {
         "options": setup.recorded(
             *("model", "weights", "variants", "layers", "targets", "stimuli", "train_images"),
-            *("test_images", "image_size", "batch_size", "readout", "kernel", "concat", "seed"),
-            *("device", "margin", "name", "mean", "std"),
-        ),
+            *("test_images", "precision", "image_size", "batch_size", "readout", "kernel"),
+            *("concat", "seed", "device", "margin", "name", "mean", "std"),
+        )
+        | {"test_images": job.test_images},
         "asked": asked.fingerprint(),
         "readout": job.head.record(),
         "backbones": [weights_record(backbone) for backbone in setup.backbones],
@@ -111,9 +115,15 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
             if any(any(layer.inset) for layer in c.layers)
         },
         "alphas": [row for condition in conditions for row in alpha_rows(condition)],
-        "warnings": setup.cautions + cautions,
     }
-    tables, profiles, maps, patterns = measured
+    if asked.precision is not None:
+        reached = precision_record(job, conditions, asked.precision)
+        provenance["precision"] = reached
+        if not reached["met"]:
+            cautions.append(_imprecise(reached))
+            warnings.warn(cautions[-1], ProbeWarning, stacklevel=3)
+    provenance["warnings"] = setup.cautions + cautions
+    tables = [condition_rows(job, c, trained) for c, trained in _with_trained(conditions)]
     common = {"model": setup.first.name, "stimuli": setup.stimuli.name, "readout": job.head.label}
     table = joined(tables, **common)
     table = table.merge(simultaneous_rows(job, conditions), "left", SCORE_KEYS)[COLUMNS]
@@ -147,8 +157,22 @@ def _certificates(setup: Opened) -> dict[tuple[str, str], Certificate]:
     return certificates
 
 
+def _imprecise(reached: dict[str, Any]) -> str:
+    return (
+        f"precision {reached['asked']:g} was not reached: after {reached['steps'][-1]} test images "
+        f"the widest interval is {reached['reached']:.3f} wide, of {reached['widest']}; the "
+        "stimuli have no more, or it takes more than a run adds"
+    )
+
+
+def _with_trained(conditions: list[Condition]) -> list[tuple[Condition, Condition | None]]:
+    """Each condition with the network of the same weights as trained, unless it is that."""
+    as_trained = {c.backbone.weights: c for c in conditions if c.view.variant.name == "original"}
+    pairs = [(c, as_trained.get(c.backbone.weights)) for c in conditions]
+    return [(c, None if trained is c else trained) for c, trained in pairs]
+
+
 _Measured = tuple[
-    list[pd.DataFrame],
     list[pd.DataFrame],
     dict[MapKey, np.ndarray[Any, Any]],
     dict[PatternKey, Pattern],
@@ -156,16 +180,14 @@ _Measured = tuple[
 
 
 def _measure(job: Job, conditions: list[Condition], variants: int, bar: tqdm) -> _Measured:
-    """Run both passes; return tables, profiles, mean maps and patterns.
+    """Run both passes; return profiles, mean maps and patterns.
 
     Conditions come weights by weights, each with so many variants. A variant is paired with the
-    network as trained, so that those of the same weights are kept until all are scored.
+    network as trained, so that sums of the same weights are kept until all have theirs.
     """
-    tables: list[pd.DataFrame] = []
     profiles: list[pd.DataFrame] = []
     maps: dict[MapKey, np.ndarray[Any, Any]] = {}
     patterns: dict[PatternKey, Pattern] = {}
-    as_trained: dict[str, Condition] = {}
     waiting: list[Condition] = []
     for group in groups_that_fit(job, conditions):
         train(job, group, bar)
@@ -174,20 +196,14 @@ def _measure(job: Job, conditions: list[Condition], variants: int, bar: tqdm) ->
         test(job, group, bar)
         for condition in group:
             score(condition)
-            if condition.view.variant.name == "original":
-                as_trained[condition.backbone.weights] = condition
             profiles.extend(profile_tables(job, condition))
             maps.update(mean_maps(condition))
             condition.predictions.clear()
         waiting += group
         while len(waiting) >= variants:
             together, waiting = waiting[:variants], waiting[variants:]
-            for condition in together:
-                original = as_trained.get(condition.backbone.weights)
-                if original is condition:
-                    original = None
-                tables.append(condition_rows(job, condition, original))
-                patterns.update(find_patterns(condition, original))
+            for condition, trained in _with_trained(together):
+                patterns.update(find_patterns(condition, trained))
             for condition in together:
                 condition.sums.clear()
-    return tables, profiles, maps, patterns
+    return profiles, maps, patterns

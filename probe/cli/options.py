@@ -144,7 +144,7 @@ def _kind(name: str) -> Any:
         return list[str]
     if name == "image_size":
         return str
-    return {"int": int, "bool": bool}.get(given.split(" | ")[0], str)
+    return {"int": int, "float": float, "bool": bool}.get(given.split(" | ")[0], str)
 
 
 def _help(name: str) -> str:

@@ -32,7 +32,17 @@ from .options import DEFAULT_MODEL, REPORTS, Models, Out, split_items, with_opti
 )
 @with_options(
     *("weights", "variants", "layers", "targets", "stimuli", "train_images", "test_images"),
-    *("image_size", "batch_size", "margin", "readout", "kernel", "concat", "seed", "device"),
+    *(
+        "precision",
+        "image_size",
+        "batch_size",
+        "margin",
+        "readout",
+        "kernel",
+        "concat",
+        "seed",
+        "device",
+    ),
     "progress",
 )
 def run_command(

@@ -61,7 +61,17 @@ Accuracy = Annotated[
 )
 @with_options(
     *("weights", "variants", "layers", "targets", "stimuli", "train_images", "test_images"),
-    *("image_size", "batch_size", "margin", "readout", "kernel", "concat", "seed", "device"),
+    *(
+        "precision",
+        "image_size",
+        "batch_size",
+        "margin",
+        "readout",
+        "kernel",
+        "concat",
+        "seed",
+        "device",
+    ),
     "progress",
 )
 def zoo_command(

@@ -237,7 +237,9 @@ class Record:
 def _command(provenance: Mapping[str, Any]) -> str:
     options = dict(provenance["options"])
     own = {k: v for k in ("name", "mean", "std") if (v := options.pop(k)) is not None}
-    for key in ("margin", "kernel"):
+    if "precision" in provenance:  # it began with these
+        options["test_images"] = provenance["precision"]["steps"][0]
+    for key in ("margin", "kernel", "precision"):
         if options.get(key) is None:
             options.pop(key, None)
     given = [*provenance.get("given", []), *(["stimuli"] * (not provenance["named_stimuli"]))]

@@ -54,6 +54,7 @@ class Job:
     test_images: int
     head: ReadoutSpec
     controls: bool = True
+    steps: tuple[int, ...] = ()  # counts of test images, where they were added until precise
 
     @property
     def scenes(self) -> np.ndarray:

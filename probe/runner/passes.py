@@ -37,13 +37,14 @@ def stream(
     bar: tqdm,
     receive: Receive,
     first: int = 0,
+    begin: int = 0,
 ) -> None:
     """Run every batch through every condition; hand over features as the readout sees them.
 
     Conditions see the same tensor of images, but for those with another margin. A canvas is run in
-    smaller batches, of as many pixels as a batch of images has.
+    smaller batches, of as many pixels as a batch of images has. Images are ``begin … count − 1``.
     """
-    for start in range(0, count, job.batch_size):
+    for start in range(begin, count, job.batch_size):
         stop = min(start + job.batch_size, count)
         with memory_explained(stop - start):
             images = batch(start, stop, job.margin)
@@ -147,8 +148,8 @@ def fit(job: Job, condition: Condition) -> None:
             condition.alphas[layer.name] = alphas[: len(truth.targets)]
 
 
-def test(job: Job, group: Sequence[Condition], bar: tqdm) -> None:
-    """Stream the test images through the readouts; predictions of other images go."""
+def test(job: Job, group: Sequence[Condition], bar: tqdm, begin: int = 0) -> None:
+    """Stream test images from ``begin`` on through the readouts; predictions of others go."""
     for condition in group:
         condition.predictions.clear()
         condition.extra.clear()
@@ -162,7 +163,7 @@ def test(job: Job, group: Sequence[Condition], bar: tqdm) -> None:
         condition.extra.setdefault(layer.name, []).append(extra)
 
     batch = partial(antithetic_batch, job.source, stride=job.stride)
-    stream(job, group, batch, job.test_images, bar, receive, first=FIRST_TEST_IMAGE)
+    stream(job, group, batch, job.test_images, bar, receive, FIRST_TEST_IMAGE, begin)
 
 
 def score(condition: Condition) -> None:

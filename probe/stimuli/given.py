@@ -86,6 +86,7 @@ class Given(Stimuli):
             [hashlib.blake2b(image.cpu().numpy().tobytes()).digest() for image in part]
             for part in (self._images[:train_images], self._images[train_images:needed])
         )
+        self.scenes = max(test_images, 1)
         if set(tested) <= set(fitted):
             self.scenes = 1
             self._untested = "train and test images are the same"

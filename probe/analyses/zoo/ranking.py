@@ -26,6 +26,7 @@ _RULES = {
     "layers": "layers",
     "train_images": "train images",
     "test_images": "test images",
+    "precision": "precision",
     "seed": "seed",
     "mean": "mean",
     "std": "standard deviation",
@@ -70,6 +71,8 @@ def _setting(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     except (TypeError, ValueError):
         options = {}
     known = {k: row[k] for k in _COLUMNS if not _missing(row.get(k))}
+    if options.get("precision"):  # as many test images as it took
+        known.pop("test_images", None)
     asked = {k: v for k, v in {**_DEFAULTS, **options}.items() if k in _RULES}
     size = options.get("image_size")
     if size is None:

@@ -140,7 +140,7 @@ def fill(
 
 @takes_options(
     *("weights", "variants", "layers", "targets", "stimuli", "train_images", "test_images"),
-    *("image_size", "batch_size", "readout", "seed", "device", "progress"),
+    *("precision", "image_size", "batch_size", "readout", "seed", "device", "progress"),
     *("kernel", "concat", "margin"),
 )
 def zoo(
