@@ -16,6 +16,8 @@ from .analyses.calibration import Calibration as Calibration
 from .analyses.calibration import calibrate as calibrate
 from .analyses.consistency.consistency import Consistency as Consistency
 from .analyses.consistency.consistency import consistency as consistency
+from .analyses.erasure.erasure import Erasure as Erasure
+from .analyses.erasure.erasure import erasure as erasure
 from .analyses.feature_arrays import features as features
 from .analyses.ladder.ladder import Ladder as Ladder
 from .analyses.ladder.ladder import ladder as ladder

@@ -30,6 +30,7 @@ COMMANDS = (
         "calibrate",
         "reproduce",
         "ladder",
+        "erase",
         "coordconv",
         "instances",
     ),

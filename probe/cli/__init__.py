@@ -7,6 +7,7 @@ Not here: anything that Python can't do as well.
 - ``main``: where the command starts.
 - ``analyses``: calibrate, attribute, consistency, reproduce, ladder.
 - ``app``: the command `probe`, and what its commands share.
+- ``erasure``: erase, pooled.
 - ``networks``: models, sources, padding-sizes, certify, survey.
 - ``options``: options that commands share.
 - ``run``: the command `probe run`.

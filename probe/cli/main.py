@@ -21,6 +21,7 @@ from . import run  # noqa: F401
 from . import zoo  # noqa: F401
 from . import table  # noqa: F401
 from . import analyses  # noqa: F401
+from . import erasure  # noqa: F401
 from . import studies  # noqa: F401
 from . import networks  # noqa: F401
 # isort: on

@@ -26,6 +26,9 @@ from .eraser import Eraser
 from .fit import HOWS, constant_eraser, mean_eraser, project_eraser
 from .moments import PositionMoments
 
+TRAIN_IMAGES = 2048
+"""Images of a pass."""
+
 _SHIFTS = 4
 """Training images of one scene, where images tile."""
 
@@ -81,7 +84,7 @@ class Gathered:
 @takes_options(
     *("targets", "stimuli", "train_images", "image_size", "batch_size", "seed", "device"),
     *("progress", "name", "mean", "std"),
-    train_images=2048,
+    train_images=TRAIN_IMAGES,
 )
 def erase(  # type: ignore[misc]
     model: str | nn.Module,
@@ -163,7 +166,7 @@ def gather(
 ) -> Gathered:
     """Gather in one pass what erasers are made of; options as of :func:`erase`."""
     fixed: dict[str, Any] = {"variants": ("original",), "test_images": 1, "layers": layers}
-    given = {"train_images": 2048} | options | {"weights": (one_weights(model, weights),)}
+    given = {"train_images": TRAIN_IMAGES} | options | {"weights": (one_weights(model, weights),)}
     asked = Options.of(given, **fixed)
     with opened(model, asked) as setup:
         view = open_variant(setup.first, parse_variant("original"), setup.probed, setup.leaves)

@@ -126,8 +126,10 @@ class Eraser(nn.Module):
             options = {"weights": record["weights"]} | options
         if model is None or layer is None:
             raise ProbeError("model, layer: the eraser was not made of a timm name; give both")
-        known = {"image_size": record.get("image_size"), "seed": record.get("seed", 0) + 1}
-        return evaluate(self, model, layer, **({k: v for k, v in known.items() if v} | options))
+        known: dict[str, Any] = {"seed": record.get("seed", 0) + 1, "drawn": record.get("seed")}
+        if record.get("image_size"):
+            known["image_size"] = record["image_size"]
+        return evaluate({"after": self}, model, layer, **(known | options))
 
     def _layout_of(self, x: Tensor) -> str:
         """The layout of features: that it was made for where it fits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ..backbones.backbone import load_backbone
 from ..backbones.layer import Layer, single_precision
 from ..errors import ProbeError, ProbeWarning
 from ..machine import memory_explained
@@ -25,6 +26,7 @@ from ..scores.intervals import bootstrap_interval, bootstrap_share
 from ..scores.tables import Scored, score_layer, score_rows
 from ..stimuli.scenes import antithetic_batch, scenes
 from ..targets import TARGETS, layer_targets
+from ..text import is_random
 from ..variants.run import VariantRun, open_variant
 from ..variants.variant import parse_variant
 from .content import content_errors, content_maps
@@ -83,10 +85,15 @@ class Evaluation:
 
 @contextmanager
 def one_layer(
-    model: str | nn.Module, layer: str, **options: Any
+    model: str | nn.Module, layer: str, *, drawn: int | None = None, **options: Any
 ) -> Iterator[tuple[Opened, VariantRun, Layer]]:
-    """Open a network with one layer of it."""
+    """Open a network with one layer of it; random weights are drawn from a seed of their own."""
     weights = one_weights(model, options.pop("weights", "pretrained"))
+    if drawn is not None and isinstance(model, str) and is_random(weights):
+        names = ("device", "image_size", "mean", "std")
+        given = {name: options[name] for name in names if name in options}
+        options = {"name": model} | options
+        model, weights = load_backbone(model, weights, seed=drawn, **given).model, "given"
     fixed: dict[str, Any] = {"variants": ("original",), "layers": [layer], "weights": (weights,)}
     with opened(model, Options.of({"progress": False} | options, **fixed)) as setup:
         view = open_variant(setup.first, parse_variant("original"), setup.probed, setup.leaves)
@@ -111,48 +118,55 @@ def layer_features(setup: Opened, view: VariantRun, images: Tensor, first: int =
 
 
 def evaluate(
-    eraser: Any,
+    erasers: Mapping[str, Any],
     model: str | nn.Module,
     layer: str,
     readers: Sequence[tuple[str, int | None]] = READERS,
     **options: Any,
 ) -> Evaluation:
-    """Measure on fresh images what an eraser leaves; see :meth:`Eraser.evaluate`."""
-    settings = {"train_images": 256, "test_images": 256, "targets": tuple(TARGETS)} | options
+    """Measure on fresh images what erasers leave, each a ``state``; see :meth:`Eraser.evaluate`."""
+    settings: dict[str, Any] = {"train_images": 256, "test_images": 256} | options
+    settings.setdefault("targets", tuple(TARGETS))
     cautions: list[str] = []
     with one_layer(model, layer, **settings) as (setup, view, seen):
+        for state, eraser in erasers.items():
+            if eraser.record.get("sha256", setup.first.sha256) != setup.first.sha256:
+                cautions.append(f"the eraser ({state}) was made of other weights than these")
         asked, source = setup.options, setup.stimuli
         train = source.batch("train", 0, asked.train_images)
         test = antithetic_batch(source, 0, asked.test_images, stride=setup.stride)
         numbers = scenes(source, asked.test_images)
         maps = [layer_features(setup, view, train)]
         maps.append(layer_features(setup, view, test, FIRST_TEST_IMAGE))
-        clean = eraser.on("NCHW").to(maps[0].device)
-        cleaned = [clean(part) for part in maps]
+        states = {"before": maps}
+        for state, eraser in erasers.items():
+            clean = eraser.on("NCHW").to(maps[0].device)
+            states[state] = [clean(part) for part in maps]
         tables = []
         for name, kernel in readers:
             spec = ReadoutSpec(name, kernel, False, asked.seed)  # type: ignore[arg-type]
             try:
                 scored = [
                     _read(spec, seen, asked.targets, parts[0], parts[1], asked.seed)
-                    for parts in (maps, cleaned)
+                    for parts in states.values()
                 ]
             except ProbeError as error:
                 cautions.append(f"{spec.label} was left out: {error}")
                 continue
-            for state, part in zip(("before", "after"), scored, strict=True):
+            for state, part in zip(states, scored, strict=True):
                 rows = score_rows(part, None, False, asked.seed, numbers)
                 tables.append(rows.assign(kind="position", readout=spec.label, state=state))
-        reduced = [[seen.reduce(m) for m in part] for part in (maps, cleaned)]
+        reduced = {state: [seen.reduce(m) for m in part] for state, part in states.items()}
         content = [content_maps(part.to(maps[0]), seen) for part in (train, test)]
     others: list[tuple[Any, ...]] = []
-    for state, (learnt, new) in zip(("before", "after"), reduced, strict=True):
+    for state, (learnt, new) in reduced.items():
         errors = content_errors(learnt, content[0], new, content[1])
         for target, (squares, blind) in errors.items():
             share, low, high = bootstrap_share(squares, blind, asked.seed, scenes=numbers)
             values = (1 - share, 1 - high, 1 - low)
             others.append(("content", "linear", target, "r2", state, *map(float, values)))
-    others += _changes(maps[1], cleaned[1], asked.seed, numbers)
+    for state in erasers:
+        others += _changes(state, maps[1], states[state][1], asked.seed, numbers)
     table = pd.concat([*tables, pd.DataFrame(others, columns=COLUMNS)], ignore_index=True)[COLUMNS]
     if source.untested:
         cautions.append(source.untested)
@@ -185,7 +199,9 @@ def _read(
     return score_layer(predictions, truth, extra)
 
 
-def _changes(before: Tensor, after: Tensor, seed: int, numbers: Any) -> list[tuple[Any, ...]]:
+def _changes(
+    state: str, before: Tensor, after: Tensor, seed: int, numbers: Any
+) -> list[tuple[Any, ...]]:
     """Share of variance kept and cosine to the original, with intervals."""
     spread = [
         ((m - m.mean((0, 2, 3), keepdim=True)) ** 2).double().sum((1, 2, 3)).cpu().numpy()
@@ -195,6 +211,6 @@ def _changes(before: Tensor, after: Tensor, seed: int, numbers: Any) -> list[tup
     alike = torch.cosine_similarity(before, after, 1).double().mean((1, 2)).cpu().numpy()
     cosine = alike.mean(), *bootstrap_interval(alike[:, None], seed, scenes=numbers)
     return [
-        ("change", "", "features", name, "after", *(float(np.squeeze(v)) for v in values))
+        ("change", "", "features", name, state, *(float(np.squeeze(v)) for v in values))
         for name, values in (("variance kept", kept), ("cosine", cosine))
     ]

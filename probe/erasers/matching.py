@@ -88,10 +88,11 @@ def match(
         clean = (lambda m: m) if eraser is None else eraser.on("NCHW").to(maps[0].device)
         shown = [seen.reduce(clean(m)) for m in maps]
         values, chance = _matches(shown[0], shown[1], shifts)
-        low, high = bootstrap_interval(values, setup.options.seed, scenes=numbers)
+        bounds = bootstrap_interval(values, setup.options.seed, scenes=numbers)
+        low, high = np.clip(bounds, 0, 1)
         for column, name in enumerate(("right", "same")):
-            bounds = values[:, column].mean(), low[column], high[column], chance[column]
-            rows.append((layer, method, name, *map(float, bounds)))
+            numbers_of = values[:, column].mean(), low[column], high[column], chance[column]
+            rows.append((layer, method, name, *map(float, numbers_of)))
     return pd.DataFrame(
         rows, columns=["layer", "method", "match", "value", "low", "high", "chance"]
     )

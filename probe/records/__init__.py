@@ -4,6 +4,7 @@ In: finished tables, maps, certificates, provenance.
 Out: files, and records read from them; sentences.
 Not here: pictures and pages, networks.
 
+- ``erasure``: what ways of taking position out leave.
 - ``outline``: numbers and sentences of a record, as plain data.
 - ``record``: table, maps, certificates, profile, patterns, provenance.
 - ``store``: arrays, tables and run.json, written whole and read back.

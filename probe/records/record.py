@@ -22,6 +22,7 @@ from ..targets import given_target, layer_targets, recorded_target
 from ..variants.kinds import PADDING
 from ..variants.variant import parse_variant
 from .calibration import Calibration
+from .erasure import ErasureRecord
 
 COLUMNS = [
     *("model", "weights", "variant", "stimuli", "readout"),
@@ -98,6 +99,8 @@ class Record:
     planted : DataFrame or None
         Planted truth that ``probe calibrate`` recovered, see
         :func:`probe.analyses.planted.planted_truth`.
+    erasure : ErasureRecord or None
+        What ``probe erase`` measured at one layer of the same weights, see :func:`probe.erasure`.
     picture : ndarray of uint8, shape (h, w, 4), or None
         The first train images beside each other, see :meth:`probe.stimuli.Stimuli.picture`.
     per_image : DataFrame
@@ -120,6 +123,7 @@ class Record:
     attribution: pd.DataFrame | None = None
     calibration: Calibration | None = None
     planted: pd.DataFrame | None = None
+    erasure: ErasureRecord | None = None
     picture: NDArray[np.uint8] | None = None
     per_image: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PER_IMAGE_COLUMNS))
     readouts: dict[PatternKey, Readout] = field(default_factory=dict)

@@ -26,6 +26,8 @@ from ..scores.patterns import Pattern
 from ..targets import note_earlier_targets
 from .attribution import read_attribution
 from .calibration import load_calibration
+from .erasure import RECORD_FILE as ERASURE
+from .erasure import read_erasure
 from .record import COLUMNS, PROFILE_COLUMNS, PatternKey, Record
 
 PLANTED = "planted.csv"
@@ -189,7 +191,7 @@ def _provenance(folder: Path) -> dict[str, Any] | None:
 
 
 def tables_beside(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Attribution and calibration that lie beside a result, if they are of weights that it has.
+    """Attribution, calibration, erasure beside a result, if they are of weights that it has.
 
     A calibration has to be of the same readout too. Planted truth is of no network; it lies in the
     folder above.
@@ -207,6 +209,10 @@ def tables_beside(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         same = (about["readout"], about["concat"]) == (label, bool(options.get("concat")))
         if about["sha256"] in hashes and same:
             found["calibration"] = calibration
+    if (folder / ERASURE).exists():
+        erased = read_erasure(folder)
+        if erased.provenance["sha256"] in hashes:
+            found["erasure"] = erased
     if (folder.parent / PLANTED).exists():
         found["planted"] = pd.read_csv(folder.parent / PLANTED)
     return found

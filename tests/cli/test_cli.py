@@ -604,3 +604,15 @@ def test_a_local_folder_with_a_comma_in_its_name_is_one_model(tmp_path):
     folder.mkdir()
     name = f"local-dir:{folder}"
     assert split_items([name, "resnet18,resnet34"]) == [name, "resnet18", "resnet34"]
+
+
+def test_position_is_taken_out_from_the_command_line(command, tmp_path):
+    words = ["erase", NAME, "--layer", "blocks.0", *SMALL[:-2], "--weights", "random"]
+    done = command(*words, "--pairs", "4", "--how", "mean", "--no-progress", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "* Ridge reads position at blocks.0 with |SPC| up to" in done.stdout
+    files = {path.name for path in (tmp_path / NAME).iterdir()}
+    assert files == {"eraser-mean.pt", "erasure.csv", "matches.csv", "erasure.json", "erasure.html"}
+    assert f'href="{NAME}/erasure.html"' in (tmp_path / "index.html").read_text()
+    wrong = command("erase", NAME, "--layer", "blocks.0", "--how", "magic", "--out", tmp_path)
+    assert wrong.returncode == 2 and "mean, project, constant" in wrong.stderr

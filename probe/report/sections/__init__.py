@@ -5,6 +5,7 @@ Out: what a section's template needs.
 Not here: the page around them.
 
 - ``scores``: scores by layer, what padding gives, controls.
+- ``erasure``: what ways of taking position out leave.
 - ``patterns``: profiles by distance, mean maps of channels, signal to noise.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .attribution import attribution_section
+from .erasure import erasure_section
 from .patterns import pattern_section, reach_section
 from .scores import (
     certificate_section,
@@ -28,6 +29,7 @@ SECTIONS: dict[str, Section] = {
         Section("reach", "How far from the border", "sections/reach.html", reach_section),
         Section("pattern", "The pattern", "sections/pattern.html", pattern_section),
         Section("who", "Who put it there", "sections/who.html", attribution_section),
+        Section("erasure", "Position taken out", "sections/erasure.html", erasure_section),
         Section("controls", "Controls", "sections/controls.html", controls_section),
         Section("certificate", "Certificate", "sections/certificate.html", certificate_section),
         Section("all", "All scores", "sections/all.html", scores_section),
