@@ -22,6 +22,8 @@ from .analyses.feature_arrays import features as features
 from .analyses.ladder.ladder import Ladder as Ladder
 from .analyses.ladder.ladder import ladder as ladder
 from .analyses.layer_table import layers as layers
+from .analyses.pooled.pooled import Pooled as Pooled
+from .analyses.pooled.pooled import pooled as pooled
 from .analyses.reproduction.reproduction import reproduce as reproduce
 from .analyses.reproduction.table import Reproduction as Reproduction
 from .analyses.run import run as run

@@ -31,6 +31,7 @@ COMMANDS = (
         "reproduce",
         "ladder",
         "erase",
+        "pooled",
         "coordconv",
         "instances",
     ),

@@ -1,4 +1,4 @@
-"""Commands of taking position out: erase."""
+"""Commands of position in use: erase, pooled."""
 
 from __future__ import annotations
 
@@ -54,3 +54,39 @@ def erase_command(
     for sentence in erased.summary():
         typer.echo(f"* {sentence}")
     typer.echo(f"\nPage: {folder / 'erasure.html'}")
+
+
+@app.command("pooled")
+@with_options(
+    *("stimuli", "train_images", "test_images", "image_size", "batch_size", "seed", "device"),
+    "progress",
+    train_images=32,
+    test_images=32,
+)
+def pooled_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name.")],
+    layer: Annotated[
+        str | None,
+        typer.Option(help="Whose features are pooled; by default the last stage."),
+    ] = None,
+    weights: OneWeights = "pretrained",
+    grid: Annotated[int, typer.Option(help="Places of a patch along each side.")] = 5,
+    fill: Annotated[float, typer.Option(help="Around the patch; 0 is black, 1 white.")] = 0.0,
+    seeds: Annotated[int, typer.Option(help="Draws of permutations and random channels.")] = 5,
+    out: Out = REPORTS,
+    **options: Any,
+) -> None:
+    """Read where a patch lies from a pooled vector, and rank the channels that tell it.
+
+    Images are patches, each shown at every place. Writes pooled.csv, pooled_channels.csv,
+    pooled.json and pooled.html to OUT/MODEL/.
+    """
+    folder = out / folder_name(model)
+    check_folder(folder)
+    choice: dict[str, Any] = {"weights": weights, "grid": grid, "fill": fill, "seeds": seeds}
+    found = probe.pooled(model, layer, **choice, **options)
+    found.save(folder)
+    report.write_index(out)
+    for sentence in found.summary():
+        typer.echo(f"* {sentence}")
+    typer.echo(f"\nPage: {folder / 'pooled.html'}")

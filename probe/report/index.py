@@ -20,6 +20,7 @@ _OTHERS = {
     "survey": "Survey of timm's architectures: which are certified to be without position once "
     "padding is gone",
     "erasure": "Position taken out of a layer",
+    "pooled": "Position after pooling",
     "ladder": "From 0 to 80 to 100: one network without a border, as trained, and with coordinates",
     "coordconv": "The coordinate tasks: position to pixel and back, with CoordConv and without",
     "instances": "Telling identical objects apart: what segmentation asks of position",

@@ -616,3 +616,13 @@ def test_position_is_taken_out_from_the_command_line(command, tmp_path):
     assert f'href="{NAME}/erasure.html"' in (tmp_path / "index.html").read_text()
     wrong = command("erase", NAME, "--layer", "blocks.0", "--how", "magic", "--out", tmp_path)
     assert wrong.returncode == 2 and "mean, project, constant" in wrong.stderr
+
+
+def test_a_pooled_vector_is_read_from_the_command_line(command, tmp_path):
+    words = ["--train-images", "4", "--test-images", "2", "--image-size", "64", "--grid", "2"]
+    done = command("pooled", NAME, "--weights", "random", *words, "--seeds", "1", "--no-progress",
+                   "--out", tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "* The pooled vector of blocks.5 tells at which of 2 × 2 places" in done.stdout
+    files = {path.name for path in (tmp_path / NAME).iterdir()}
+    assert files == {"pooled.csv", "pooled_channels.csv", "pooled.json", "pooled.html"}
