@@ -16,6 +16,7 @@ NOTEBOOKS = {  # cells at most, figures, tables at least
     "01_first_probe.ipynb": (10, 2, 3),
     "02_controls.ipynb": (20, 4, 5),
     "03_zero_to_hundred.ipynb": (16, 4, 1),
+    "04_taking_position_out.ipynb": (9, 1, 2),
     "05_a_zoo.ipynb": (12, 3, 4),
 }
 
