@@ -19,7 +19,7 @@ from .options import REPORTS, OneWeights, Out, split_items, with_options
 @with_options(
     *("targets", "train_images", "test_images", "image_size", "batch_size", "seed", "device"),
     "progress",
-    train_images=2048,
+    train_images=4096,
     test_images=256,
 )
 def erase_command(

@@ -26,10 +26,10 @@ from .eraser import Eraser
 from .fit import HOWS, constant_eraser, mean_eraser, project_eraser
 from .moments import PositionMoments
 
-TRAIN_IMAGES = 2048
+TRAIN_IMAGES = 4096
 """Images of a pass."""
 
-_SHIFTS = 4
+_SHIFTS = 2
 """Training images of one scene, where images tile."""
 
 _GREY = 0.5
@@ -109,7 +109,7 @@ def erase(  # type: ignore[misc]
 
     What an eraser leaves is what finite images leave in their mean map: linear readouts of many
     images find about ``R² = channels / (images × places)`` again, and more where neighbouring
-    places see the same. Images that tile are therefore shown at four shifts, which cancels part
+    places see the same. Images that tile are therefore shown at two shifts, which cancels part
     of it; more images leave less. Mean maps that agree over folds of scenes no better than chance
     are left alone: features without position come back as they are.
 
@@ -214,9 +214,9 @@ def shifted_batch(
 ) -> tuple[Tensor, Tensor]:
     """Return training images ``start … stop − 1`` of so many, and the scene that each shows.
 
-    On a stationary torus, images ``4 s … 4 s + 3`` are scene s, shifted by half the torus down, to
-    the right, and both. What is in the scene then comes by several places, and its part in the mean
-    map cancels for the most part, as in :func:`~probe.stimuli.antithetic_batch`; position stays.
+    On a stationary torus, images ``2 s`` and ``2 s + 1`` are scene s, and that shifted by half the
+    torus down and to the right. What is in the scene then comes by two places, and its part in the
+    mean map cancels mostly, as in :func:`~probe.stimuli.antithetic_batch`; position stays.
     More shifts of fewer scenes leave more, as what padding makes of a scene is its own.
 
     Parameters
@@ -238,10 +238,7 @@ def shifted_batch(
     images = torch.empty((stop - start, *whole.shape[1:]))
     images = images.contiguous(memory_format=torch.channels_last)
     for row, index in enumerate(numbers):
-        halves = divmod(int(index) % _SHIFTS, 2)
-        moves = [
-            half * round(side / 2 / stride) * stride
-            for side, half in zip(source.image_size, halves, strict=True)
-        ]
+        half = int(index) % _SHIFTS
+        moves = [half * round(side / 2 / stride) * stride for side in source.image_size]
         images[row] = torch.roll(whole[index // _SHIFTS - first], moves, (1, 2))
     return images, torch.from_numpy(numbers // _SHIFTS)
