@@ -44,6 +44,7 @@ SHORTER = {
     "run": ("--targets", "vertical"),
     "zoo": ("--targets", "vertical", "--weights", "random", "--no-report"),
     "calibrate": ("--no-planted",),
+    "erase": ("--image-size", "128"),
     "reproduce": ("test_resnet",),
     "coordconv": (
         *("--seeds", "1", "--epochs", "0.004", "--workers", "1"),

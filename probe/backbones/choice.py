@@ -118,7 +118,7 @@ def total_stride(model: nn.Module, default: int = 32) -> int:
 
 def core(model: nn.Module) -> nn.Module:
     """Return the network in what only holds it, such as timm's extractors of features."""
-    while len(children := list(model.children())) == 1 and not any(model.parameters(False)):
+    while len(children := list(model.children())) == 1 and not list(model.parameters(False)):
         model = children[0]
     return model
 
