@@ -87,12 +87,12 @@ def test_every_other_border_lets_position_in_from_the_first_layer_on(lite, rule)
     "name",
     [
         "resnet18",
-        "vgg11",
+        pytest.param("vgg11", marks=pytest.mark.slow),
         "mobilenetv3_small_100",
         "convnext_atto",
         "inception_v3",  # its stem drops cells
         "mobilevit_xxs",
-        "selecsls42",  # its shift is two strides
+        pytest.param("selecsls42", marks=pytest.mark.slow),  # its shift is two strides
     ],
 )
 def test_networks_whose_only_source_is_padding_pass_on_a_torus_alone(name):

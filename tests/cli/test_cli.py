@@ -179,6 +179,8 @@ def test_ctrl_c_ends_cleanly(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        # a shell's background jobs ignore it, and so would what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     seen = ""
     deadline = time.monotonic() + 120
