@@ -107,6 +107,8 @@ class Result(Record):
         one_of(layer, self.layers, "layer")
         run = self.provenance["options"]
         names = ("targets", "image_size", "batch_size", "seed", "device", "name", "mean", "std")
+        if run.get("forward_kwargs") and "forward_kwargs" not in options:
+            raise ProbeError("forward_kwargs: the run was given some; give them here, too")
         again = {name: run[name] for name in names if run.get(name) is not None}
         for what, given in (("model", model is not None), ("stimuli", "stimuli" in options)):
             named = self.provenance.get("named_stimuli", True)

@@ -40,7 +40,7 @@ SEEDS = 40
 
 @takes_options(
     *("layers", "targets", "train_images", "test_images", "image_size", "batch_size"),
-    *("readout", "kernel", "concat", "seed", "device", "progress"),
+    *("readout", "kernel", "concat", "seed", "device", "progress", "forward_kwargs"),
     train_images=256,
 )
 def calibrate(

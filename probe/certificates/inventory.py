@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..backbones.forwarding import entered
 from ..borders.mode import padding
 from ..borders.site import Step
 from ..variants.follower import Follower
@@ -53,7 +54,7 @@ class double_precision(TorchFunctionMode):
 def take_inventory(model: nn.Module, x: Tensor, entry: str = "forward") -> pd.DataFrame:
     """Run a model once in eval mode on normalised images; see :func:`sources`."""
     with torch.no_grad(), padding("original") as borders, Follower(model, x) as follower:
-        getattr(model, entry)(x)
+        entered(model, entry)(x)
     padded: list[Any] = borders.padded.assign(kind=PADDING, parameter="").to_dict("records")
     for row in padded:
         steps = [s for s in borders.steps if s.module == row["module"] and _reads(s, row)]

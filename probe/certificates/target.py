@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..backbones.backbone import Backbone
 from ..backbones.choice import total_stride
 from ..backbones.dryrun import ReadLayers, read_layers
+from ..backbones.forwarding import entered
 from ..backbones.hooks import evaluating, hooked, takes_hooks
 from ..backbones.initialisation import silence, silent_scales
 from ..backbones.layer import Layer, first_tensor
@@ -93,7 +94,7 @@ class CertificationTarget:
         if self._random is None:
             model, x = self.backbone.model, self.backbone.normalise(self.images)
             with quietly(model):
-                run = partial(getattr(model, self.probed.entry), x)
+                run = partial(entered(model, self.probed.entry), x)
                 self._random = (first_random(model, run, x.device),)
         return self._random[0]
 

@@ -83,7 +83,7 @@ class Gathered:
 
 @takes_options(
     *("targets", "stimuli", "train_images", "image_size", "batch_size", "seed", "device"),
-    *("progress", "name", "mean", "std"),
+    *("progress", "name", "mean", "std", "forward_kwargs"),
     train_images=TRAIN_IMAGES,
 )
 def erase(  # type: ignore[misc]

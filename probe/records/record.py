@@ -240,7 +240,11 @@ class Record:
 
 def _command(provenance: Mapping[str, Any]) -> str:
     options = dict(provenance["options"])
-    own = {k: v for k in ("name", "mean", "std") if (v := options.pop(k)) is not None}
+    own = {
+        k: v
+        for k in ("name", "mean", "std", "forward_kwargs")
+        if (v := options.pop(k, None)) is not None
+    }
     if "precision" in provenance:  # it began with these
         options["test_images"] = provenance["precision"]["steps"][0]
     for key in ("margin", "kernel", "precision"):

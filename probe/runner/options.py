@@ -114,6 +114,9 @@ class Options:
     mean, std : sequence of float, optional
         Its normalisation by channel, if not what timm's config says (a module without one: 0 and
         1).
+    forward_kwargs : mapping, optional
+        Keyword arguments that a module's own ``forward`` is called with besides the images, such
+        as ``{"interpolate_pos_encoding": True}`` of the transformers library.
     """
 
     weights: tuple[str, ...] = DEFAULT_WEIGHTS
@@ -135,6 +138,7 @@ class Options:
     name: str | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    forward_kwargs: Mapping[str, Any] | None = None
     progress: bool = True
 
     def fingerprint(self) -> str:
@@ -219,6 +223,7 @@ class SharedGiven(TypedDict, total=False):
     name: str | None
     mean: Sequence[float] | None
     std: Sequence[float] | None
+    forward_kwargs: Mapping[str, Any] | None
     progress: bool
 
 

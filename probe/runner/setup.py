@@ -6,7 +6,7 @@ import datetime
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ..backbones.backbone import Backbone, input_size, load_backbone
 from ..backbones.catalogue import known_model
 from ..backbones.choice import total_stride
+from ..backbones.forwarding import called_with
 from ..backbones.probed import ProbedLayers, evaluating, probe_layers
 from ..certificates.inventory import take_inventory
 from ..errors import ProbeError, ProbeWarning, whole_number
@@ -160,6 +161,7 @@ class Opened:
             "margin": self.margin or None,
             "mean": None if options.mean is None else list(first.mean),
             "std": None if options.std is None else list(first.std),
+            "forward_kwargs": _plain(options.forward_kwargs),
         }
         values = {n: settled[n] if n in settled else getattr(options, n) for n in names}
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
@@ -188,6 +190,14 @@ class Opened:
             "versions": versions(),
             **self.clock.times(),
         }
+
+
+def _plain(forward_kwargs: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return keyword arguments as a record keeps them: numbers and words, of others the kind."""
+    if not forward_kwargs:
+        return None
+    kept = bool | int | float | str | None
+    return {k: v if isinstance(v, kept) else type(v).__name__ for k, v in forward_kwargs.items()}
 
 
 def cautions_of(backbones: Iterable[Backbone]) -> list[str]:
@@ -288,10 +298,11 @@ def opened(model: str | nn.Module, options: Options) -> Iterator[Opened]:
         If something asked for does not exist, can't be had or doesn't fit.
     """
     clock = Stopwatch()
-    backbones, stride = load_all(model, options)
-    first = backbones[0]
-    size = _size_asked(options) or input_size(first.config, stride)
     with ExitStack() as stack:
+        stack.enter_context(called_with(model, options.forward_kwargs))
+        backbones, stride = load_all(model, options)
+        first = backbones[0]
+        size = _size_asked(options) or input_size(first.config, stride)
         stack.enter_context(exact_float32())
         for module in {id(b.model): b.model for b in backbones}.values():
             stack.enter_context(evaluating(module))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 
+import huggingface_hub
 import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 from PIL import Image
+from timm.models import _builder
 from torch import nn
 
 import probe
+from probe.backbones import hub
 from probe.backbones.backbone import fingerprint, input_size
 from probe.backbones.catalogue import available, expand_models, known_model
 
@@ -166,8 +169,6 @@ def test_checkpoints_that_do_not_fit_or_are_not_safe(tmp_path, trained, capsys):
 
 def test_pretrained_weights_come_through_timms_own_loading(monkeypatch, trained):
     """A stand-in for the hub's download, below timm's own code."""
-    from timm.models import _builder
-
     asked = []
 
     def download(hub_id, *args, **kwargs):
@@ -182,12 +183,11 @@ def test_pretrained_weights_come_through_timms_own_loading(monkeypatch, trained)
 
 
 def test_weights_that_cannot_be_had_say_how_to_get_them(monkeypatch):
-    from timm.models import _builder
-
     def offline(*args, **kwargs):
         raise ConnectionError("no route to the hub\nand more lines")
 
     monkeypatch.setattr(_builder, "load_state_dict_from_hf", offline)
+    monkeypatch.setattr(hub, "_unreachable", lambda endpoint: "")
     with pytest.raises(probe.ProbeError, match=r"(?s)no route.*hub.*file.*\[bundled\]") as caught:
         probe.load_backbone(NAME, "pretrained")
     assert "\n" not in str(caught.value)
@@ -260,3 +260,27 @@ def test_wrappers_around_a_network_are_taken_off():
     with torch.no_grad(), probe.padding("circular", where="layer1*") as mode:
         nn.DataParallel(net)(x)
     assert set(mode.rewritten["module"].str.partition(".")[0]) == {"layer1"}
+
+
+def test_a_hub_out_of_reach_is_asked_once_and_named(monkeypatch):
+    asked = []
+
+    class Session:
+        def head(self, url, **options):
+            asked.append(url)
+            raise ConnectionError("no route to host\nand more")
+
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", Session)
+    monkeypatch.setattr(hub, "_known", {})
+    inside = []
+
+    def download(*args, **kwargs):
+        inside.append(huggingface_hub.constants.HF_HUB_OFFLINE)
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr(_builder, "load_pretrained", download)
+    for _ in range(2):
+        with pytest.raises(probe.ProbeError, match=r"hub can't be reached: no route to host\)"):
+            probe.load_backbone("resnet10t")
+    assert (len(asked), inside) == (1, [True, True])
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE

@@ -150,7 +150,7 @@ def load_attribution(folder: str | Path) -> Attribution:
 
 @takes_options(
     *("stimuli", "train_images", "test_images", "image_size", "batch_size", "seed", "device"),
-    *("progress", "name", "mean", "std"),
+    *("progress", "name", "mean", "std", "forward_kwargs"),
     train_images=128,
 )
 def attribute(
@@ -265,7 +265,7 @@ def attribute(
             "groups": groups,
             **setup.recorded(
                 *("stimuli", "train_images", "test_images", "image_size", "batch_size", "seed"),
-                *("device", "name", "mean", "std"),
+                *("device", "name", "mean", "std", "forward_kwargs"),
             ),
         },
         "backbone": weights_record(backbone),

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ...backbones.backbone import Backbone
+from ...backbones.forwarding import entered
 from ...backbones.layer import Layer, all_tensors, first_tensor
 from ...backbones.probed import ProbedLayers, hooked
 from ...backbones.reading import reread
@@ -157,7 +158,7 @@ class ReplayedNetwork:
                 border(),
                 watch or nullcontext(),
             ):
-                getattr(model, self.taps.entry)(x)
+                entered(model, self.taps.entry)(x)
         except _Reached:
             return outputs[0], kept
         raise ProbeError(f"layer {layer!r} of {self.backbone.name} did not run")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...backbones.backbone import Backbone
 from ...backbones.choice import choose_layers
+from ...backbones.forwarding import entered
 from ...backbones.probed import ProbedLayers, hooked
 from ...borders.calls import Call
 from ...borders.mode import padding
@@ -67,7 +68,7 @@ def find_units(
     x = backbone.normalise(images).contiguous(memory_format=taps.memory_format)
     names = [name for name, _ in model.named_modules() if name]
     with hooked(model, names, end), padding("original", note) as mode:
-        getattr(model, taps.entry)(x)
+        entered(model, taps.entry)(x)
     fired = ended[layer][0][0]
     padded = {key[:2] for key in mode.padded[["module", "function"]].itertuples(index=False)}
     calls = [(t, c) for t, c in seen if t < fired and (str(c), c.function) in padded]

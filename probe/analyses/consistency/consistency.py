@@ -132,6 +132,7 @@ def load_consistency(folder: str | Path) -> Consistency:
 
 @takes_options(
     *("layers", "variants", "image_size", "batch_size", "seed", "device", "progress"),
+    "forward_kwargs",
     variants="circular",
     batch_size=8,
 )

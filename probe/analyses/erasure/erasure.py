@@ -30,7 +30,10 @@ from ...runner.options import SharedGiven, listed, takes_options
 from .page import page
 from .pictures import Shown, component_colours, patch_similarity, plot_erased
 
-_TOLD = ("targets", "image_size", "batch_size", "seed", "device", "progress", "name", "mean", "std")
+_TOLD = (
+    *("targets", "image_size", "batch_size", "seed", "device", "progress", "name", "mean", "std"),
+    "forward_kwargs",
+)
 
 READ_IMAGES = 256
 """Fresh images that readouts are fitted to, at most."""
@@ -81,7 +84,7 @@ class Erasure(ErasureRecord):
 
 @takes_options(
     *("targets", "train_images", "test_images", "image_size", "batch_size", "seed", "device"),
-    *("progress", "name", "mean", "std"),
+    *("progress", "name", "mean", "std", "forward_kwargs"),
     train_images=TRAIN_IMAGES,
     test_images=256,
 )

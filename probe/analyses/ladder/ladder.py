@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from ...backbones.backbone import input_size
+from ...backbones.forwarding import called_with
 from ...coordconv.layers import CoordinateTerm
 from ...errors import ProbeError
 from ...files import json_bytes, parquet_bytes, reading, write_files
@@ -152,7 +153,7 @@ def load_ladder(folder: str | Path) -> Ladder:
 
 @takes_options(
     *_OPTIONS,
-    *("device", "progress", "name", "mean", "std"),
+    *("device", "progress", "name", "mean", "std", "forward_kwargs"),
     targets=LADDER_TARGETS,
     train_images=256,
 )
@@ -225,11 +226,12 @@ def ladder(
     chosen = Options.of(options, weights=one_weights(model, weights), variants=variants)
     (backbone,), stride = load_all(model, chosen)
     size = chosen.image_size or input_size(backbone.config, stride)
-    shared = {name: getattr(chosen, name) for name in (*_OPTIONS, "progress")}
+    shared = {name: getattr(chosen, name) for name in (*_OPTIONS, "progress", "forward_kwargs")}
     shared |= {name: getattr(backbone, name) for name in ("name", "mean", "std")}
     shared["image_size"] = size
     plain = run(backbone.model, variants=variants, **shared)
-    given = give_coordinates(backbone, size, at, strength, chosen.seed)
+    with called_with(backbone.model, chosen.forward_kwargs):
+        given = give_coordinates(backbone, size, at, strength, chosen.seed)
     coordinated = run(given, variants=variants, **shared)
     rows = []
     for rung, (with_coordinates, variant) in RUNGS.items():

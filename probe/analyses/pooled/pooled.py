@@ -126,7 +126,7 @@ def load_pooled(folder: str | Path) -> Pooled:
 
 @takes_options(
     *("stimuli", "train_images", "test_images", "image_size", "batch_size", "seed", "device"),
-    *("progress", "name", "mean", "std"),
+    *("progress", "name", "mean", "std", "forward_kwargs"),
     train_images=32,
     test_images=32,
 )
