@@ -26,7 +26,7 @@ from ..scores.intervals import bootstrap_interval, bootstrap_share
 from ..scores.tables import Scored, score_layer, score_rows
 from ..stimuli.scenes import antithetic_batch, scenes
 from ..targets import TARGETS, layer_targets
-from ..text import is_random
+from ..text import interval, is_random
 from ..variants.run import VariantRun, open_variant
 from ..variants.variant import parse_variant
 from .content import content_errors, content_maps
@@ -38,6 +38,8 @@ READERS: tuple[tuple[str, int | None], ...] = (
     ("posenet", None),
 )
 """Readouts, each with its kernel, that an erasure is proven with."""
+
+_LITTLE = 0.05
 
 COLUMNS = ["kind", "readout", "target", "metric", "state", "value", "low", "high"]
 
@@ -170,6 +172,7 @@ def evaluate(
     table = pd.concat([*tables, pd.DataFrame(others, columns=COLUMNS)], ignore_index=True)[COLUMNS]
     if source.untested:
         cautions.append(source.untested)
+    cautions += _ranks_alone(table)
     for message in cautions:
         warnings.warn(message, ProbeWarning, stacklevel=3)
     return Evaluation(table, cautions)
@@ -197,6 +200,32 @@ def _read(
         for key, level in chance.items()
     }
     return score_layer(predictions, truth, extra)
+
+
+def _ranks_alone(table: pd.DataFrame) -> list[str]:
+    """Say where ranks tell more than a little after erasing, but R² tells nothing."""
+    rows = table[(table["kind"] == "position") & (table["state"] != "before")]
+    said = []
+    for (state, readout), part in rows.groupby(["state", "readout"], sort=False):
+        spc, r2 = (
+            part[part["metric"] == metric].set_index("target")[["value", "low", "high"]]
+            for metric in ("spc", "r2")
+        )
+        if not str(readout).startswith("ridge") or r2.empty:
+            continue
+        ranked = ((spc["low"] > _LITTLE) | (spc["high"] < -_LITTLE)) & (r2["low"] <= 0)
+        cells = [
+            f"{target} {interval(*spc.loc[target])}, R² {interval(*r2.loc[target])}"
+            for target in spc.index[ranked]
+        ]
+        if cells:
+            said.append(
+                f"what {readout} finds after erasing ({state}) is of ranks alone, SPC of "
+                f"{'; '.join(cells)}: over all images its predictions explain nothing of the "
+                "target, but features that differ between places in spread or shape, not in their "
+                "mean, still order the places of an image; no linear eraser takes that"
+            )
+    return said
 
 
 def _changes(

@@ -52,7 +52,9 @@ class ErasureRecord:
             rows = rows.assign(images=[short_name(name) for name in rows["images"]])
         else:
             rows, keys = self.table[self.table["kind"] == kind], ["readout", "target", "metric"]
-            rows = rows[rows["metric"].isin(_POSITION)] if kind == "position" else rows
+            if kind == "position":
+                explained = (rows["metric"] == "r2") & rows["readout"].str.startswith("ridge")
+                rows = rows[rows["metric"].isin(_POSITION) | explained]
         lines = []
         for key, part in rows.groupby(keys, sort=False):
             by_method = {row["method"]: row for row in part.to_dict("records")}

@@ -63,8 +63,9 @@ def test_all_ways_stand_side_by_side(erased, photos):
     assert spc["plain"] > 0.4 and abs(spc[["mean", "project"]]).max() < 0.2
     assert set(erased.matches["images"]) == {"leaves", str(photos)}
     assert (erased.matches["low"] >= 0).all() and (erased.matches["high"] <= 1).all()
-    (row,) = [r for r in erased.side_by_side("position") if r["readout"] == "ridge"]
-    assert row["target"] == "gaussian" and len(row["cells"]) == 4
+    rows = [r for r in erased.side_by_side("position") if r["readout"] == "ridge"]
+    assert [r["metric"] for r in rows] == ["spc", "r2"]
+    assert all(r["target"] == "gaussian" and len(r["cells"]) == 4 for r in rows)
     first = erased.summary()[0]
     assert re.match(r"Ridge reads position at out with \|SPC\| up to 0\.\d\d; after mean 0", first)
     assert any(s.startswith("Mean takes") for s in erased.summary())

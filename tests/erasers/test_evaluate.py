@@ -12,6 +12,9 @@ from torch import nn
 import probe
 from probe.backbones.layer import Layer
 from probe.erasers import MeanEraser, content_maps, gather, match
+from probe.erasers.evaluate import _ranks_alone, _read
+from probe.readouts.spec import ReadoutSpec
+from probe.scores.tables import score_rows
 
 PLANTED = ("horizontal", "vertical")
 SMALL = {"image_size": 64, "progress": False, "batch_size": 64}
@@ -110,3 +113,27 @@ def test_matches_are_right_without_position_and_pulled_by_it():
     assert values["project", "same"] < 0.1 and values["project", "right"] > 0.8
     with pytest.raises(probe.ProbeError, match="too few for shifts"):
         match(nn.Sequential(nn.AvgPool2d(16)), "0", {}, pairs=2, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("skewed", True), ("noise", False), ("position", False)]
+)
+def test_ranks_that_no_linear_readout_explains_are_told_apart(kind, said):
+    """Features of mean 0 at every place, whose median rises from left to right, have no R²."""
+    draw = np.random.default_rng(0)
+    ramp, size = np.linspace(-1, 1, 8), (256, 1, 8, 8)
+    noise = draw.normal(size=size)
+    maps = {
+        "skewed": -ramp * (np.exp(1.5 * noise - 1.125) - 1),
+        "noise": noise,
+        "position": ramp + 0.5 * noise,
+    }[kind]
+    train, test = torch.from_numpy(maps).float().split(128)
+    layer = Layer("x", 1, 1, 8, 8, "NCHW", 0, (64, 64))
+    scored = _read(ReadoutSpec("ridge", 1, False, 0), layer, ["horizontal"], train, test, 0)
+    rows = score_rows(scored, None, False, 0, np.arange(128))
+    table = rows.assign(kind="position", readout="ridge", state="after")
+    assert bool(_ranks_alone(table)) == said
+    spc, r2 = (table.loc[table["metric"] == m, "value"].item() for m in ("spc", "r2"))
+    assert (abs(spc) > 0.2) == (kind != "noise")
+    assert (r2 > 0.5) == (kind == "position")
