@@ -139,6 +139,11 @@ def decide(
     ]
     nothing = f"returns a tensor of shape {seen.shape}, which is no map over the image"
     agreements = [_agreement(c, seen) for c in candidates]
+    if any(a >= CLEAR for c, a in zip(candidates, agreements, strict=True) if covers(c)):
+        # Channels can agree by chance as well as rows that do not cover the image.
+        agreements = [
+            a if covers(c) else math.nan for c, a in zip(candidates, agreements, strict=True)
+        ]
     best = max((a for a in agreements if not math.isnan(a)), default=math.nan)
     measured = [
         c

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 import probe
 from probe.backbones.hooks import evaluating
+from probe.backbones.layer import Layer
 from probe.backbones.probed import ProbedLayers, probe_layers
+from probe.backbones.reading import CLEAR, Seen, _agreement, decide, readings
 
 
 def probed(model: nn.Module, layers: str | list[str], size: int | tuple[int, int]) -> ProbedLayers:
@@ -192,3 +194,20 @@ def test_what_was_left_out_stands_in_the_result():
     with pytest.warns(probe.ProbeWarning, match="stage1"):
         got = probe.run(CallsForward(), layers=["stage*"], **options)
     assert any("stage1 (never runs itself" in said for said in got.provenance["warnings"])
+
+
+def test_rows_that_do_not_cover_the_image_give_way_to_those_that_do():
+    """Channels whose change falls off, as in dense blocks, agree by chance better than rows."""
+    draw = np.random.default_rng(0)
+    rows, columns = np.mgrid[:8, :8]
+    change = np.zeros((64, 8, 8))
+    change[:23] = (rows < 5) + 0.4 * ((rows < 3) & (columns < 5))
+    change += 0.3 * draw.random(change.shape[1:])
+    seen = Seen((2, 64, 8, 8), (1, 64, 8, 8), {1: change.sum(0), 3: change.sum(2)})
+    blank = Layer("x", 1, 0, 0, 0, "", 0, (128, 128))
+    first, last = readings(blank, Act(), Act(), seen.shape)
+    assert (first.layout, last.layout) == ("NCHW", "NHWC")
+    assert CLEAR < _agreement(first, seen) < _agreement(last, seen) - 0.02
+    layer, fault = decide(blank, Act(), Act(), seen)
+    assert not fault
+    assert (layer.layout, layer.channels, layer.places) == ("NCHW", 64, (8, 8))
