@@ -138,16 +138,13 @@ def decide(
         c for c in candidates if c.height * c.width >= FEW_PLACES
     ]
     nothing = f"returns a tensor of shape {seen.shape}, which is no map over the image"
-    agreements = [_agreement(c, seen) for c in candidates]
-    if any(a >= CLEAR for c, a in zip(candidates, agreements, strict=True) if covers(c)):
-        # Channels can agree by chance as well as rows that do not cover the image.
-        agreements = [
-            a if covers(c) else math.nan for c, a in zip(candidates, agreements, strict=True)
-        ]
-    best = max((a for a in agreements if not math.isnan(a)), default=math.nan)
+    agreements = [(c, _agreement(c, seen)) for c in candidates]
+    if any(covers(c) and a >= CLEAR for c, a in agreements):  # others agree by chance
+        agreements = [(c, a) for c, a in agreements if covers(c)]
+    best = max((a for _, a in agreements if not math.isnan(a)), default=math.nan)
     measured = [
         c
-        for c, a in zip(candidates, agreements, strict=True)
+        for c, a in agreements
         if a >= max(CLEAR, best - 0.02) and ((covers(c) and _likely(c, model)) or a >= SURE)
     ]
     if measured:

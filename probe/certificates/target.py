@@ -189,6 +189,8 @@ class CertificationTarget:
                     ": of the sources that were found only windows are left, and no shift smaller "
                     "than the image was found that moves all of them; choose a larger image size"
                 )
+            elif not measured.sources:
+                reason += ": of the sources that were found none is left; it is one of another kind"
         elif beside_padding(measured.sources):
             passed = False
             reason = (

@@ -180,6 +180,10 @@ class Follower(TorchFunctionMode):
                 places = _kept_dims(args[0], n - 1, c)
             else:
                 places = (-1,) if n > first else (-2,)
+                # Summed over the places of keys, with a dimension for those of queries.
+                queries = [d for d in range(-c.ndim, -2) if c.shape[d] == c.shape[-1] > 1]
+                if n == first and kind == RELATIVE and queries:
+                    places = (*queries, -1)
             changed = self._substituted(moving[0], c, plain, places, 0.0, kind)
             args = (*args[:n], changed, *args[n + 1 :])
         return args

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..backbones.layer import Layer, as_tokens
 from ..backbones.reading import describe
 from .follower import Meeting
-from .kinds import EMBEDDING
+from .kinds import EMBEDDING, RELATIVE
 from .removals import REMOVALS, Change, Grid, level
 
 
@@ -49,6 +49,8 @@ class Removing:
             return meeting.c
         if removal.change is None:
             return torch.full_like(meeting.c, meeting.neutral)
+        if _of_offsets(meeting):
+            return meeting.c.mean(meeting.places, keepdim=True).expand_as(meeting.c)
         if meeting.of_map and removal.change is level and _of_another_map(meeting):
             return meeting.c.mean(meeting.places, keepdim=True)
         if meeting.source.kind == EMBEDDING and (laid := self._laid_out(meeting, removal.change)):
@@ -113,6 +115,20 @@ def _of_another_map(meeting: Meeting) -> bool:
     """Whether a table has another number of places than the map it meets, padded as it is now."""
     x, c = meeting.x, meeting.c
     return any(c.shape[d] not in (1, x.shape[d]) for d in meeting.places)
+
+
+def _of_offsets(meeting: Meeting) -> bool:
+    """Whether a product is taken with a table of offsets along one side, none of which is a token.
+
+    ``2 n − 1`` offsets for the n places of a row or column (Ramachandran et al. 2019, arXiv
+    1906.05909; Srinivas et al. 2021, arXiv 2101.11605).
+    """
+    (*_, side) = meeting.places
+    products = ("matmul", "bmm", "einsum")
+    offsets = meeting.c.shape[side]
+    alone = len(meeting.places) == 1 and meeting.source.kind == RELATIVE
+    alone = alone and meeting.source.function.strip("_") in products and meeting.c.ndim == 2
+    return alone and offsets % 2 == 1 and (offsets + 1) // 2 in meeting.x.shape
 
 
 def _in_blocks(c: Tensor, axes: Sequence[_Places], change: Change, order: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.layers.bottleneck_attn import rel_logits_1d
 from torch import nn
 
 import probe
@@ -198,6 +199,43 @@ def test_no_place_is_left_of_an_embedding_of_rows_and_one_of_columns(last):
     assert out.std(dims).max() < 1e-6
     wanted = model.forward_features(x).detach().mean(dims)
     torch.testing.assert_close(out.mean(dims), wanted)
+
+
+class Offsets(nn.Module):
+    """Attention along rows by a table of offsets, as BoTNet's; its bias alone moves with place."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.width_rel = nn.Conv2d(3, 4, 4, 4), nn.Parameter(torch.randn(15, 4))
+
+    def forward_features(self, x):
+        x = self.stem(x).permute(0, 2, 3, 1)
+        logits = rel_logits_1d(x, self.width_rel, [0, 1, 3, 2, 4])[:, :, 0]
+        return (logits.softmax(-1) @ x).permute(0, 3, 1, 2)
+
+
+class Lambdas(nn.Module):
+    """A table for each pair of places, summed over those of keys, as in lambda networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.rel_pos = nn.Conv2d(3, 4, 4, 4), nn.Parameter(torch.randn(64, 64, 4))
+
+    def forward_features(self, x):
+        v = self.stem(x).flatten(2).transpose(1, 2)
+        table = self.rel_pos.expand(len(x), -1, -1, -1).transpose(-1, -2)
+        return (table @ v.unsqueeze(1)).sum(2).transpose(1, 2).unflatten(2, (8, 8))
+
+
+@pytest.mark.parametrize("kind", [Offsets, Lambdas])
+def test_products_with_tables_of_relative_position_lose_it(kind):
+    torch.manual_seed(0)
+    model, x = kind().double(), torch.rand(1, 3, 32, 32, dtype=torch.float64)
+    moved = x.roll((8, 12), (2, 3))
+    for variant, still in (("original", False), ("no_rel_bias", True)):
+        one, other = (under(variant, model, images) for images in (x, moved))
+        apart = (one.roll((2, 3), (2, 3)) - other).abs().max() / one.std()
+        assert (apart < 1e-12) == still
 
 
 def test_two_seeds_shuffle_two_ways():
