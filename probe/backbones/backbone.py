@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ..errors import ProbeError
 from ..machine import pick_device
+from ..text import is_random
 from .catalogue import known_model
 from .channels import image_channels
-from .initialisation import Origin, silence, silent_scales
+from .initialisation import Origin, drawn_anew, initialised, silence, silent_scales
 from .weights import DEFAULT_SIZE, build_model
 
 
@@ -114,7 +115,8 @@ def load_backbone(
         ``.safetensors`` or ``.pth`` file: a state dict with the names of timm's module, after any
         prefix and under any key (of averaged weights, a teacher, a model), or with names that timm
         converts when it loads this model, such as torchvision's; a head of another size, or none,
-        is left at its initialisation. ``source`` says what was taken. For a module: ``given``.
+        is left at its initialisation. ``source`` says what was taken. For a module:
+        ``given``, or ``random`` (a copy, drawn anew by its own initialisation).
     seed : int
         Seed of random weights. torch's own generator is left as it was.
     device : str or torch.device
@@ -140,12 +142,16 @@ def load_backbone(
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if isinstance(model, nn.Module):
-        if str(weights) != "given":
+        if str(weights) != "given" and not is_random(str(weights)):
             raise ProbeError(
                 f"weights {str(weights)!r} were asked for, but a module brings its own: "
-                'leave weights out (they are "given"), or pass a timm name'
+                'leave weights out (they are "given"), take "random", or pass a timm name'
             )
         network, origin = unwrapped(model), Origin("the module passed in")
+        if is_random(str(weights)):
+            seed += int(str(weights).partition(":")[2] or 0)
+            network = drawn_anew(network, seed)
+            origin = initialised("the module's own initialisation", network, seed)
         label = name or type(network).__name__
         here = next(_tensors(network), torch.empty(0)).device
         if device != "auto" and pick_device(device).type != here.type:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from ..errors import ProbeError
+from ..text import first_line
 
 _SCALE = re.compile(r"weight|gamma|scale|gain|alpha|^ls")
 
@@ -74,6 +78,68 @@ def expose_borders(model: nn.Module, seed: int = 0) -> list[str]:
                 continue
             opened.append(name)
     return opened
+
+
+def drawn_anew(model: nn.Module, seed: int) -> nn.Module:
+    """Return a copy of a module with its parameters drawn anew, by its own initialisation.
+
+    Every module's ``reset_parameters`` runs; then the network's ``init_weights``, if it has one,
+    and, for parameters that both left as they were, its ``_init_weights`` of the module that owns
+    them (the transformers library's).
+
+    Parameters
+    ----------
+    model : Module
+        Stays as it is.
+    seed : int
+        Of torch's generator, which is put back.
+
+    Raises
+    ------
+    ProbeError
+        If something of the weights that were given would be left.
+    """
+    kind = type(model).__name__
+    try:
+        anew = copy.deepcopy(model)
+    except Exception as error:  # whatever its author chose to raise
+        raise ProbeError(
+            f"weights 'random': {kind} can't be copied ({first_line(error)})"
+        ) from error
+    here = next(model.parameters(), torch.empty(0)).device
+    anew.cpu()  # whose draws are the same everywhere
+    with fixed_rng(seed), torch.no_grad():
+        for module in anew.modules():
+            _call(module, "reset_parameters")
+        _call(anew, "init_weights")
+        for name in _left(model, anew):
+            _call(anew, "_init_weights", anew.get_submodule(name.rpartition(".")[0]))
+    anew.to(here)
+    if left := _left(model, anew):
+        few = ", ".join(left[:3]) + ", …" * (len(left) > 3)
+        raise ProbeError(
+            f"weights 'random': {kind} does not say how {few} "
+            f"{'is' if len(left) == 1 else 'are'} initialised (no reset_parameters of the module "
+            "they belong to, no init_weights); pass a module with new weights in place of this"
+        )
+    return anew
+
+
+def _call(module: nn.Module, name: str, *given: nn.Module) -> None:
+    """Call a method of a module's class, if there is one; what it leaves is looked for later."""
+    if callable(method := getattr(type(module), name, None)):
+        with suppress(Exception):  # whatever its author chose to raise
+            method(module, *given)
+
+
+def _left(before: nn.Module, after: nn.Module) -> list[str]:
+    """Names of the parameters whose values vary and are the same in both."""
+    old = dict(before.named_parameters())
+    return [
+        name
+        for name, p in after.named_parameters()
+        if torch.equal(p, old[name].to(p)) and p.numel() > 1 and bool((p != p.flatten()[0]).any())
+    ]
 
 
 def silent_scales(model: nn.Module) -> list[str]:

@@ -260,7 +260,8 @@ def _command(provenance: Mapping[str, Any]) -> str:
         model = repr(options["model"])
         if provenance["module"]:
             model = "module"
-            del call["weights"]
+            if list(call["weights"]) == ["given"]:
+                del call["weights"]
         words = [f"{k}={k}" if k in given else f"{k}={v!r}" for k, v in call.items()]
         return f"probe.run({', '.join([model, *words])})"
     words = ["probe", "run", options["model"]]

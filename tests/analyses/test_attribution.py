@@ -385,7 +385,7 @@ def test_also_after_an_exception(runs, state_of):
         ({"layer": "*"}, "layer: expected the name of one module, got '\\*', which stands for 7"),
         ({"target": "diagonal"}, "unknown target 'diagonal'"),
         ({"train_images": 1}, "train_images: expected a whole number of at least 2, got 1"),
-        ({"weights": "random"}, "a module brings its own"),
+        ({"weights": "mine.pth"}, "a module brings its own"),
         ({"weights": ["given"]}, "weights: expected"),
         ({"stimuli": "leafs"}, "unknown stimuli"),
     ],
