@@ -1,4 +1,4 @@
-"""Commands about networks: models, sources, padding-sizes, layers, certify, survey."""
+"""Commands about networks: glossary, models, sources, padding-sizes, layers, certify, survey."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .. import backbones
 from ..analyses import survey as surveys
 from ..errors import ProbeError
 from ..files import check_folder
+from ..glossary import GLOSSARY
 from ..variants import parse_variant
 from .app import aligned, app, one_by_one
 from .options import REPORTS, split_items, with_options
@@ -24,6 +25,18 @@ MaxParameters = Annotated[
 ]
 
 VariantName = Annotated[str, typer.Option(help="{variants}; parts are joined by +.")]
+
+
+@app.command("glossary")
+def glossary_command(
+    word: Annotated[str, typer.Argument(help="One of its words, or a part of one.")] = "",
+) -> None:
+    """Say what Probe's words mean."""
+    found = {w: meaning for w, meaning in GLOSSARY.items() if word.lower() in w.lower()}
+    if not found:
+        raise ProbeError(f"no such word: {word!r}; the glossary has {', '.join(GLOSSARY)}")
+    for known, meaning in found.items():
+        typer.echo(f"{known}: {meaning.replace('`', '')}")
 
 
 @app.command("models")

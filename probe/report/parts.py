@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..certificates.certificate import Certificate
 from ..files import png_bytes
+from ..glossary import RARE, used
 from ..text import interval, short_name
 from .style import CMAP, PAGE, style
 
@@ -35,8 +36,21 @@ def templates() -> Environment:
     )
     environment.filters["interval"] = lambda row: interval(row["value"], row["low"], row["high"])
     environment.filters["words"] = lambda text: str(text).replace("_", " ")
+    environment.filters["glossary"] = used
+    environment.filters["linked"] = _linked
     environment.filters["short"] = lambda text: short_name(str(text))
     return environment
+
+
+def _linked(body: Markup, words: dict[str, str]) -> Markup:
+    """Link, below a page's heading, the rarer words that it uses to what they mean."""
+    links = Markup(", ").join(
+        Markup('<a href="#word-{}">{}</a>').format(word.replace(" ", "-").lower(), word)
+        for word in words
+        if word in RARE
+    )
+    line = Markup('</h1>\n<p class="soft screen">What is meant by {}?</p>').format(links)
+    return Markup(str(body).replace("</h1>", line, 1)) if links else body
 
 
 @cache
