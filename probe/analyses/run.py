@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from itertools import chain
 from typing import Any, Unpack
 
@@ -20,6 +21,7 @@ from ..runner.job import Condition, Job, check_room, groups_that_fit
 from ..runner.options import Options, OptionsGiven, takes_options
 from ..runner.passes import fit, score, test, train
 from ..runner.precision import precision_record, refine
+from ..runner.proven import fill_with_chance, proven
 from ..runner.rows import (
     alpha_rows,
     condition_rows,
@@ -92,9 +94,18 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
         with setup.bar(len(conditions), setup.first.name) as bar:
             bar.set_postfix_str("certificates")
             certificates = _certificates(setup)
-            profiles, maps, patterns = _measure(job, conditions, len(setup.variants), bar)
+            zeros = proven(job, conditions, certificates)
+            measured = [c for c in conditions if c.key not in zeros]
+            bar.total = (job.train_images + job.test_images) * len(measured)
+            profiles, maps, patterns = _measure(job, measured, bar)
             if asked.precision is not None:
-                job = refine(job, conditions, asked.precision, bar)
+                job = refine(job, measured, asked.precision, bar)
+        for condition in conditions:
+            if condition.key in zeros:
+                fill_with_chance(job, condition)
+                profiles.extend(profile_tables(job, condition))
+                maps.update(mean_maps(condition))
+                condition.predictions.clear()
     picture = setup.stimuli.picture(min(4, job.train_images))
     for message in setup.stimuli.cautions:  # known once the images were read
         cautions.append(message)
@@ -115,9 +126,10 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
             if any(any(layer.inset) for layer in c.layers)
         },
         "alphas": [row for condition in conditions for row in alpha_rows(condition)],
+        "proven": [list(c.key) for c in conditions if c.key in zeros],
     }
     if asked.precision is not None:
-        reached = precision_record(job, conditions, asked.precision)
+        reached = precision_record(job, measured, asked.precision)
         provenance["precision"] = reached
         if not reached["met"]:
             cautions.append(_imprecise(reached))
@@ -133,7 +145,7 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
     result = Result(
         *(table, maps, certificates, provenance, profile, patterns),
         picture=picture,
-        per_image=per_image_rows(job, conditions),
+        per_image=per_image_rows(job, measured),
         readouts=dict(chain.from_iterable(map(kept_readouts, conditions))),
         given_maps=given_maps(asked.targets, setup.size),
     )
@@ -179,12 +191,13 @@ _Measured = tuple[
 ]
 
 
-def _measure(job: Job, conditions: list[Condition], variants: int, bar: tqdm) -> _Measured:
+def _measure(job: Job, conditions: list[Condition], bar: tqdm) -> _Measured:
     """Run both passes; return profiles, mean maps and patterns.
 
-    Conditions come weights by weights, each with so many variants. A variant is paired with the
-    network as trained, so that sums of the same weights are kept until all have theirs.
+    Conditions come weights by weights. A variant is paired with the network as trained, so that
+    sums of the same weights are kept until all have theirs.
     """
+    variants = Counter(condition.backbone.weights for condition in conditions)
     profiles: list[pd.DataFrame] = []
     maps: dict[MapKey, np.ndarray[Any, Any]] = {}
     patterns: dict[PatternKey, Pattern] = {}
@@ -200,8 +213,8 @@ def _measure(job: Job, conditions: list[Condition], variants: int, bar: tqdm) ->
             maps.update(mean_maps(condition))
             condition.predictions.clear()
         waiting += group
-        while len(waiting) >= variants:
-            together, waiting = waiting[:variants], waiting[variants:]
+        while waiting and len(waiting) >= (count := variants[waiting[0].backbone.weights]):
+            together, waiting = waiting[:count], waiting[count:]
             for condition, trained in _with_trained(together):
                 patterns.update(find_patterns(condition, trained))
             for condition in together:

@@ -305,6 +305,19 @@ def _pixels(facts: _Facts) -> Iterator[str]:
 
 def _removal(facts: _Facts, members: Sequence[str]) -> str:
     removal = cast(str, facts.removal)
+    proven = [list(pair) for pair in facts.record.provenance.get("proven", [])]
+    measured = [w for w in members if [w, removal] not in proven]
+    if not measured:
+        return (
+            f"{how(removal).capitalize()} random weights were not run. Their certificates pass, as "
+            "that of the weights that were run does: no position is left to read, and their "
+            "scores are given as chance."
+        )
+    rest = ""
+    if more := len(members) - len(measured):
+        draws = "1 more draw was" if more == 1 else f"{more} more draws were"
+        rest = f" {draws} not run, as certificates pass: their scores are given as chance."
+    members = measured
     gone = facts.spc.loc[(list(members), removal, facts.layers), :]
     low, high = (gone[bound] for bound in SIMULTANEOUS)
     outside = int(((low > 0) | (high < 0)).sum())
@@ -323,6 +336,7 @@ def _removal(facts: _Facts, members: Sequence[str]) -> str:
     return (
         f"{how(removal).capitalize()} {who} "
         f"|SPC| ≤ {math.ceil(extreme * 100 - 1e-9) / 100:.2f} at every layer and target{counted}."
+        + rest
     )
 
 

@@ -425,7 +425,7 @@ def test_an_image_size_that_does_not_close_the_torus_is_cautioned(tiny, tiny_opt
         ({"layers": ["nothing.*"]}, "nothing"),
         ({"layers": []}, "layers"),
         ({"stimuli": "leafs"}, "leaves"),
-        ({"weights": "random"}, "given"),
+        ({"weights": "mine.pth"}, "given"),
         ({"device": "tpu7"}, "device"),
         ({"variants": []}, "variants"),
         ({"variants": None}, "variants"),
