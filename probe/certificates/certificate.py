@@ -12,7 +12,7 @@ converted.
 
 A certificate must be able to fail. Small factors (LayerScale at 1e-6) hide borders from the
 layers that are looked at, so that any network would pass: the *contrast*, the residual of the
-same weights with their own padding, has to be clear.
+same weights with their own padding and other sources, has to be clear.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Certificate:
         Greatest over the layers; NaN where it is not defined, see ``reason``.
     passed : bool
         Whether ``residual ≤ threshold``, none but padding is left of the known sources, and the
-        contrast is clear or nothing pads.
+        contrast is clear, or nothing pads and windows are the one other source, or none is known.
     reason : str
         What that says, in words.
     layers : mapping of str to float

@@ -173,6 +173,7 @@ class CertificationTarget:
         cause.
         """
         passed, first = measured.residual <= measured.threshold, None
+        found = set(self.inventory["kind"])
         reason = "every layer that was looked at is translation equivariant"
         if self.windowed:
             reason += " up to its place within a window of {} × {} pixels".format(*measured.shift)
@@ -197,15 +198,18 @@ class CertificationTarget:
                 f"inconclusive: there remain {kinds(measured.sources)}, which a shift of "
                 f"{measured.shift[0]} × {measured.shift[1]} pixels or these weights hide"
             )
-        elif PADDING not in set(self.inventory["kind"]):
+        elif PADDING not in found and (self.windowed or not found):
             reason += f"; {NOTHING_PADS}"
         elif not measured.contrast >= CONTRAST:
             passed = False
+            own = "its own padding" if PADDING in found else "its own sources of position"
             reason = (
-                "inconclusive: with its own padding the network's residual (contrast) is only "
+                f"inconclusive: with {own} the network's residual (contrast) is only "
                 f"{measured.contrast:.1e}, at least {CONTRAST:.0e} is needed, so that these "
-                "weights hide borders; use trained weights, or raise factors such as LayerScale"
+                "weights hide them; use trained weights, or raise factors such as LayerScale"
             )
+        elif PADDING not in found:
+            reason += f"; {NOTHING_PADS}"
         if measured.contact:
             reason += f"; padding reaches the probed region, contact {measured.contact:.1e}"
         if measured.silent:

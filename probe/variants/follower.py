@@ -67,7 +67,7 @@ class Follower(TorchFunctionMode):
         self._origin = WeakIdKeyDictionary()
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._origin[tensor] = (name,)
-        self._made = WeakIdKeyDictionary()  # constants of calls that were seen
+        self._made = WeakIdKeyDictionary(self._origin)  # constants, of calls that were seen
         self._parts = WeakIdKeyDictionary()
         self._depends = WeakIdKeyDictionary()
         self._depends[x] = Trait(layout="NCHW")
@@ -108,7 +108,7 @@ class Follower(TorchFunctionMode):
 
         Scripted and compiled functions are not seen.
         """
-        if c in self._origin or c in self._made or c.ndim < 3 or not 1 < self._images == len(c):
+        if c in self._made or c.ndim < 3 or not 1 < self._images == len(c):
             return False
         alike = any(t.ndim == c.ndim and len(t) == self._images for t in moving)
         return alike and bool((c[0] != c[1]).any())
@@ -265,7 +265,7 @@ class Follower(TorchFunctionMode):
         out: Any,
     ) -> None:
         """Keep track of what a tensor was made from that doesn't depend on the image."""
-        if all(t in self._origin or t in self._made for t in tensors):
+        if all(t in self._made for t in tensors):
             for tensor in tensors_in(out):
                 self._made[tensor] = True
         origin = tuple(sorted({n for t in tensors for n in self._origin.get(t, ())}))

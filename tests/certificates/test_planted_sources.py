@@ -150,3 +150,48 @@ def test_padding_hidden_in_one_call_fails(variant):
     assert max(found.layers["embed"], found.layers["conv:5"]) < 1e-13
     assert found.layers["output"] > 1e-4
     assert PADDING not in found.reason
+
+
+class Branch(nn.Module):
+    """Adds to a map what a hidden function makes of it, times a parameter."""
+
+    def __init__(self, planted):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 4, 8, 8)
+        self.gamma = nn.Parameter(torch.ones(4, 1, 1))
+        self.planted = planted
+
+    def forward(self, x):
+        x = self.embed(x)
+        steps = torch.arange(x.shape[-1], dtype=x.dtype) if self.planted else 1.0
+        return x + self.gamma * behind_the_curtain(lambda: x * steps)
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_hidden_branch_is_not_averaged_away_as_a_constant_of_its_scale(planted):
+    torch.manual_seed(0)
+    seen = probe.certify(Branch(planted), "no_position", layers=["embed"], image_size=64)
+    if planted:
+        assert not seen.passed
+        assert seen.residual > 0.1
+    else:
+        assert 0 <= seen.residual <= 1e-8
+
+
+class Embedded(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 4, 8, 8)
+        self.pos_embed = nn.Parameter(scale * torch.randn(1, 4, 8, 8))
+
+    def forward(self, x):
+        return self.embed(x) + self.pos_embed
+
+
+@pytest.mark.parametrize(("scale", "shows"), [(1.0, True), (1e-6, False)])
+def test_where_nothing_pads_sources_that_weights_hide_prove_nothing(scale, shows):
+    torch.manual_seed(0)
+    seen = probe.certify(Embedded(scale), "no_position", layers=["embed"], image_size=64)
+    assert seen.residual <= 1e-8
+    assert seen.passed == shows
+    assert shows or "inconclusive: with its own sources of position" in seen.reason
