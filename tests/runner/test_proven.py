@@ -27,7 +27,7 @@ def test_one_draw_is_run_on_a_torus_and_the_others_are_given_as_chance(drawn):
         spc = rows[rows["metric"] == "spc"]
         assert (spc["low"] == 0).all() and (spc["high"] == 0).all()
         own = table.loc[(pair[0], "original")].query("metric == 'spc'")
-        assert (spc["difference"].values == pytest.approx(own["value"].values))
+        assert spc["difference"].values == pytest.approx(own["value"].values)
     assert (table.loc[("random", "circular")].query("metric == 'r2'")["value"] != 0).any()
     seen = set(zip(drawn.per_image["weights"], drawn.per_image["variant"], strict=True))
     assert seen == {(w, "original") for w in DRAWS} | {("random", "circular")}
@@ -55,7 +55,7 @@ def test_images_are_shown_to_the_others_alone(drawn, monkeypatch):
 
 def test_what_is_not_proven_is_run(tiny, tiny_options):
     for options in (
-        {"stimuli": "noise", "variants": "original,reflect".split(",")},
+        {"stimuli": "noise", "variants": ["original", "reflect"]},
         {"variants": ["original"]},
     ):
         given = {**tiny_options, "weights": ["given", "random"], **options}
