@@ -19,7 +19,7 @@ from probe.analyses.zoo.engines import ENGINES, Inside
 from probe.analyses.zoo.folder import open_folder
 from probe.backbones.catalogue import expand_models
 from probe.cli.main import app
-from probe.runner.options import Options
+from probe.runner.options import DEFAULT_WEIGHTS, Options
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -64,6 +64,8 @@ def small_and_offline(monkeypatch, tmp_path):
 
     def smaller(cls, given, **fixed):
         given = {**given, "train_images": 8, "test_images": 8, "batch_size": 8, "progress": False}
+        if given.get("weights") in (DEFAULT_WEIGHTS, [*DEFAULT_WEIGHTS]):
+            given["weights"] = DEFAULT_WEIGHTS[:2]
         if given.get("image_size") is None and not hasattr(given.get("stimuli"), "shape"):
             given["image_size"] = 64
         return settle(cls, given, **fixed)

@@ -353,6 +353,7 @@ def test_it_compiles_as_one_graph(chain):
     check(torch.compile(chain, backend="eager", fullgraph=True), chain)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's inductor needs a compiler")
 @pytest.mark.parametrize("kind", [CoordConv2d, CoordConvTranspose2d])
 def test_it_trains_compiled_with_sizes_left_open(kind):
