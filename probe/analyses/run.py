@@ -51,6 +51,9 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
     position moments at once, from which a readout is fitted for every target. A second, smaller
     set of images scores the readouts. A certificate measures for each weights × variant whether
     the network is translation equivariant, so that it has no position to give.
+    Where it passes for random draws and for other weights that are run, on stimuli without a place
+    of their own, the draws are not run: their scores are given as chance, and ``provenance`` names
+    them under ``proven``.
 
     Every result has its controls: the same readout on the ``input``, random weights, and the
     control task (targets with their places permuted).
