@@ -17,7 +17,7 @@ from ..certificates.prepare import prepare
 from ..errors import ProbeWarning
 from ..records.record import COLUMNS, PROFILE_COLUMNS, SCORE_KEYS, MapKey, PatternKey
 from ..results import Result
-from ..runner.job import Condition, Job, check_room, groups_that_fit
+from ..runner.job import INPUT, Condition, Job, check_room, groups_that_fit
 from ..runner.options import Options, OptionsGiven, takes_options
 from ..runner.passes import fit, score, test, train
 from ..runner.precision import precision_record, refine
@@ -105,7 +105,7 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
                 job = refine(job, measured, asked.precision, bar)
         for condition in conditions:
             if condition.key in zeros:
-                fill_with_chance(job, condition)
+                fill_with_chance(job, condition, zeros[condition.key])
                 profiles.extend(profile_tables(job, condition))
                 maps.update(mean_maps(condition))
                 condition.predictions.clear()
@@ -214,6 +214,7 @@ def _measure(job: Job, conditions: list[Condition], bar: tqdm) -> _Measured:
             score(condition)
             profiles.extend(profile_tables(job, condition))
             maps.update(mean_maps(condition))
+            condition.pixels = condition.predictions.get(INPUT, [])
             condition.predictions.clear()
         waiting += group
         while waiting and len(waiting) >= (count := variants[waiting[0].backbone.weights]):

@@ -116,6 +116,7 @@ class Condition:
     predictions: dict[str, list[np.ndarray]] = field(default_factory=dict)
     extra: dict[str, list[Extra]] = field(default_factory=dict)  # of each batch of test images
     scored: dict[str, Scored] = field(default_factory=dict)
+    pixels: list[np.ndarray] = field(default_factory=list)  # predictions from the input alone
 
     @classmethod
     def of(cls, job: Job, backbone: Backbone, seen: VariantRun) -> Condition:

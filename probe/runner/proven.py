@@ -9,15 +9,15 @@ import numpy as np
 from ..certificates.certificate import Certificate
 from ..scores.tables import score_layer
 from ..text import is_random
-from .job import Condition, Job
+from .job import INPUT, Condition, Job
 
 Key = tuple[str, str]
 
 
 def proven(
     job: Job, conditions: Sequence[Condition], certificates: Mapping[Key, Certificate]
-) -> set[Key]:
-    """Return which conditions are proven to hold no position, as others that are run.
+) -> dict[Key, Condition]:
+    """Return which conditions are proven to hold no position, each with its like that is run.
 
     Those of random weights under a variant whose certificate passes for them, and for other
     weights that are run under it, on stimuli that show no place either. A certificate of a shift
@@ -25,8 +25,8 @@ def proven(
     silent branches.
     """
     null = job.source.stationary and job.source.tileable
-    run: set[str] = set()
-    found: set[Key] = set()
+    run: dict[str, Condition] = {}
+    found: dict[Key, Condition] = {}
     for condition in conditions:
         weights, name = condition.key
         certificate, variant = certificates[condition.key], condition.view.variant
@@ -35,15 +35,21 @@ def proven(
         if not (null and shows):
             continue
         if name in run and is_random(weights):
-            found.add(condition.key)
-        run.add(name)
+            found[condition.key] = run[name]
+        run.setdefault(name, condition)
     return found
 
 
-def fill_with_chance(job: Job, condition: Condition) -> None:
-    """Give a condition the predictions and scores of chance: each target's mean, SPC and R² 0."""
+def fill_with_chance(job: Job, condition: Condition, like: Condition) -> None:
+    """Give a condition the predictions and scores of chance: each target's mean, SPC and R² 0.
+
+    The pixels are the same as those of its like, and so is what is read from them.
+    """
     for layer in condition.layers:
         name, truth = layer.name, condition.truths[layer.name]
+        if name == INPUT:
+            condition.predictions[name], condition.scored[name] = like.pixels, like.scored[name]
+            continue
         mean = truth.maps.mean((1, 2), keepdims=True)
         if truth.order is not None:  # of the control task, the targets in another order
             mean = np.concatenate([mean, mean])

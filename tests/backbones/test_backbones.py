@@ -203,7 +203,7 @@ def test_modules_are_taken_as_they_are(tiny):
     wanted = (x - 0.4) / torch.tensor([0.1, 0.2, 0.3])[:, None, None]
     torch.testing.assert_close(backbone.normalise(x), wanted)
     with pytest.raises(probe.ProbeError, match="brings its own"):
-        probe.load_backbone(tiny, "random")
+        probe.load_backbone(tiny, "mine.pth")
     with pytest.raises(probe.ProbeError, match="std"):
         probe.load_backbone(tiny, "given", std=(0, 1, 1))
 
