@@ -54,11 +54,14 @@ RARE: tuple[str, ...] = (
 """Words that nobody knows who has not met Probe."""
 
 
+_FORMS = {"leaves": r"(\(|dead |on |of )leaves\b"}  # which is a verb, too
+
+
 def used(text: str) -> dict[str, str]:
     """Return the words that a text uses, alone or in the plural, with their meanings."""
     plain = re.sub(r"<(style|script|svg)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL)
     return {
         word: meaning
         for word, meaning in GLOSSARY.items()
-        if re.search(rf"\b{re.escape(word)}s?\b", plain, re.IGNORECASE)
+        if re.search(_FORMS.get(word, rf"\b{re.escape(word)}s?\b"), plain, re.IGNORECASE)
     }

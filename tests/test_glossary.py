@@ -29,6 +29,8 @@ def test_the_readme_says_the_same():
         ("spc <b title='canvas'>0.9</b>", {"SPC"}),
         ("<style>.layer {}</style><script>var torus</script><svg>SPC</svg>", set()),
         ("a player's tortoise", set()),
+        ("what a window leaves", {"window"}),
+        ("images (leaves, 64 pixels)", {"leaves"}),
     ],
 )
 def test_words_are_found_in_what_is_read(text, words):

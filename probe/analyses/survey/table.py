@@ -90,7 +90,16 @@ def findings(table: pd.DataFrame) -> list[str]:
     """
     if table.empty:
         return ["No architecture was surveyed."]
-    return [s for name, part in table.groupby("variant") for s in _of_variant(str(name), part)]
+    total = table["model"].nunique()
+    sentences = []
+    for name, part in table.groupby("variant"):
+        sentences += _of_variant(str(name), part)
+        if missing := total - part["model"].nunique():
+            sentences.append(
+                f"Under {name} {missing} of the {total} architectures have not been tried; those "
+                "that were are the first to be finished, not a sample of all."
+            )
+    return sentences
 
 
 def _of_variant(variant: str, table: pd.DataFrame) -> list[str]:
