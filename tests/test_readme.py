@@ -19,7 +19,8 @@ from probe.analyses.zoo.engines import ENGINES, Inside
 from probe.analyses.zoo.folder import open_folder
 from probe.backbones.catalogue import expand_models
 from probe.cli.main import app
-from probe.runner.options import DEFAULT_WEIGHTS, Options
+from probe.runner import setup
+from probe.runner.options import Options
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -64,13 +65,13 @@ def small_and_offline(monkeypatch, tmp_path):
 
     def smaller(cls, given, **fixed):
         given = {**given, "train_images": 8, "test_images": 8, "batch_size": 8, "progress": False}
-        if given.get("weights") in (DEFAULT_WEIGHTS, [*DEFAULT_WEIGHTS]):
-            given["weights"] = DEFAULT_WEIGHTS[:2]
         if given.get("image_size") is None and not hasattr(given.get("stimuli"), "shape"):
             given["image_size"] = 64
         return settle(cls, given, **fixed)
 
     monkeypatch.setattr(Options, "of", classmethod(smaller))
+    all_asked = setup.weights_asked
+    monkeypatch.setattr(setup, "weights_asked", lambda *given: all_asked(*given)[:2])
     monkeypatch.setattr(_builder, "load_pretrained", lambda *args, **kwargs: None)
     monkeypatch.setattr(calibration, "CELLS", 1)
     monkeypatch.setattr(calibration, "SEEDS", 2)
