@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -30,6 +30,14 @@ def one_of(value: str, known: Iterable[str], what: str) -> str:
         return value
     hint = did_you_mean(str(value), names)
     raise ProbeError(f"unknown {what} {value!r}: expected one of {', '.join(names)}.{hint}")
+
+
+def chosen(names: str | Sequence[str], known: Iterable[str], what: str) -> list[str]:
+    """Return one or several names as a list, each once and known; ``what`` names them."""
+    listed = [names] if isinstance(names, str) else list(names)
+    if not listed:
+        raise ProbeError(f"{what}: expected at least one of {', '.join(known)}")
+    return [one_of(name, known, what) for name in dict.fromkeys(listed)]
 
 
 def did_you_mean(value: str, names: Iterable[str], cutoff: float = 0.6) -> str:

@@ -44,7 +44,7 @@ class Result(Record):
     def plot_layers(
         self,
         metric: str = "spc",
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         *,
         ax: Axes | None = None,
     ) -> Figure | Axes:

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..errors import ProbeError, whole_number
+from ..errors import ProbeError, chosen, whole_number
 from ..studies.cells import Cell, Outcome
-from ..studies.study import Study, chosen, over_seeds, train_cells
+from ..studies.study import Study, over_seeds, train_cells
 from .names import PADDINGS, SPLITS, TASKS
 from .page import page, plot_curves, plot_maps
 from .tasks import KEYS, METRICS, NETWORKS, network_words, score_text

@@ -18,7 +18,7 @@ from ..runner.options import Options, SharedGiven, takes_options
 from ..runner.setup import Opened, one_weights, opened, weights_record
 from ..stimuli.scenes import scene_size
 from ..stimuli.source import Stimuli
-from ..targets import layer_targets
+from ..targets import layer_targets, read_targets
 from ..variants.run import VariantRun, open_variant
 from ..variants.variant import parse_variant
 from .closed import FOLDS, SIGNIFICANCE
@@ -58,7 +58,7 @@ class Gathered:
         self,
         layer: str,
         how: str = "project",
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         *,
         significance: float | None = SIGNIFICANCE,
         rank: int | None = None,
@@ -67,7 +67,7 @@ class Gathered:
         seen, moments = self.layers[one_of(layer, self.layers, "layer")], self.moments[layer]
         lies = {"layout": seen.layout, "prefix": seen.prefix, "suffix": seen.suffix}
         layout: dict[str, Any] = lies | {"order": seen.order}
-        names = list(targets or self.record["targets"])
+        names = list(read_targets(targets or self.record["targets"]))
         eraser: Eraser
         if one_of(how, HOWS, "how") == "mean":
             eraser = mean_eraser(moments, significance, **layout)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import ProbeError, one_of
 from ..readouts.base import Values, as_features
-from ..targets import TARGETS, layer_targets
+from ..targets import TARGETS, layer_targets, read_targets
 from .closed import (
     SIGNIFICANCE,
     chance_of,
@@ -110,7 +110,7 @@ class PositionEraser(TransformerMixin, BaseEstimator):
     ----------
     how : str
         ``mean`` or ``project``, see :func:`probe.erase`.
-    targets : sequence of str
+    targets : str or sequence of str
         What ``project`` erases.
     significance : float or None
         Features whose position is no more than chance at this level stay as they are; None takes
@@ -127,7 +127,7 @@ class PositionEraser(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         how: str = "project",
-        targets: Sequence[str] = tuple(TARGETS),
+        targets: str | Sequence[str] = tuple(TARGETS),
         significance: float | None = SIGNIFICANCE,
         shrinkage: bool = True,
     ) -> None:
@@ -151,9 +151,10 @@ class PositionEraser(TransformerMixin, BaseEstimator):
             self.eraser_: Eraser = mean_eraser(moments, self.significance)
             return self
         eyes = np.eye(height), np.eye(width)
-        truth = torch.from_numpy(layer_targets(list(self.targets), (height, width), *eyes))
+        targets = list(read_targets(self.targets))
+        truth = torch.from_numpy(layer_targets(targets, (height, width), *eyes))
         self.eraser_ = project_eraser(moments, truth, self.significance, shrinkage=self.shrinkage)
-        self.eraser_.record["targets"] = list(self.targets)
+        self.eraser_.record["targets"] = targets
         return self
 
     def transform(self, features: Values) -> Any:

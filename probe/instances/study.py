@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..errors import ProbeError, whole_number
-from ..studies.study import Study, chosen, over_seeds, train_cells
+from ..errors import ProbeError, chosen, whole_number
+from ..studies.study import Study, over_seeds, train_cells
 from ..text import number_text
 from .names import BORDERS, SCENES, TASKS
 from .page import page, plot_distance, plot_losses, plot_scenes, scenes_of

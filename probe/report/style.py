@@ -91,6 +91,21 @@ def style(*, always: bool = False) -> Iterator[None]:
         yield
 
 
+class PaperFigure(Figure):
+    """A figure that embeds its fonts as TrueType in PDF and PostScript, as publishers ask.
+
+    Where the user has set another type than matplotlib's usual one, that is kept.
+    """
+
+    def savefig(self, *args: Any, **kwargs: Any) -> None:
+        """Save as matplotlib does."""
+        now: Any = matplotlib.rcParams
+        usual: Any = matplotlib.rcParamsDefault
+        unset: Any = {t: 42 for t in ("pdf.fonttype", "ps.fonttype") if now[t] == usual[t]}
+        with matplotlib.rc_context(unset):
+            super().savefig(*args, **kwargs)
+
+
 def panel(draw: Callable[[Axes], Any]) -> Figure:
     """One panel as a figure of its own, apart from pyplot and without legend, for a page."""
     with style(always=True):

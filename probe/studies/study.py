@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..errors import ProbeError, one_of
 from ..files import json_bytes, npz_bytes, parquet_bytes, reading, write_files
 from ..machine import device_name, pick_device, versions
 from ..scores.intervals import bootstrap_interval
@@ -105,14 +104,6 @@ class Study:
             with np.load(folder / "arrays.npz", allow_pickle=False) as kept:
                 arrays = {name: kept[name] for name in kept.files}
             return cls(table, curves, arrays, provenance)
-
-
-def chosen(names: str | Sequence[str], known: Iterable[str], what: str) -> list[str]:
-    """Return one or several names as a list, each once and known; ``what`` names them."""
-    listed = [names] if isinstance(names, str) else list(names)
-    if not listed:
-        raise ProbeError(f"{what}: expected at least one of {', '.join(known)}")
-    return [one_of(name, known, what) for name in dict.fromkeys(listed)]
 
 
 def train_cells(

@@ -665,3 +665,24 @@ def test_the_first_plot_of_a_kernel_does_not_switch_the_inline_backend_off():
     for cell in notebook.cells:
         pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
         assert len(pictures) == 1
+
+
+def test_fonts_in_a_pdf_are_truetype_and_settings_stay(tiny, tiny_options, tmp_path):
+    figure = probe.run(tiny, **tiny_options).plot_layers(targets=["vertical"])
+    figure = getattr(figure, "figure", figure)
+    before = dict(matplotlib.rcParams)
+    figure.savefig(tmp_path / "layers.pdf")
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(tmp_path / "again.pdf")
+    assert dict(matplotlib.rcParams) == before
+    for name in ("layers.pdf", "again.pdf"):
+        content = (tmp_path / name).read_bytes()
+        assert b"/Type3" not in content and b"/CIDFontType2" in content
+
+
+def test_one_target_can_be_named_by_itself(tiny, tiny_options):
+    result = probe.run(tiny, **tiny_options)
+    one, listed = result.plot_layers(targets="vertical"), result.plot_layers(targets=["vertical"])
+    assert [a.get_title() for a in one.axes] == [a.get_title() for a in listed.axes]
+    with pytest.raises(probe.ProbeError, match="at least one of"):
+        result.plot_layers(targets=[])

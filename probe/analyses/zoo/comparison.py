@@ -63,7 +63,7 @@ class Compared:
     def plot_layers(
         self,
         metric: str = "spc",
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         *,
         hue: str = "network",
         ax: Axes | None = None,

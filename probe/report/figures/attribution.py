@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from ...errors import one_of
 from ...scores.metrics import METRICS
-from ..style import LABELS, PALETTE, plain_text, shown_once, style
+from ..style import LABELS, PALETTE, PaperFigure, plain_text, shown_once, style
 
 _ROW = 0.19  # inches
 
@@ -46,6 +46,7 @@ def plot_attribution(table: pd.DataFrame, metric: str = "spc") -> Figure:
     heights = [rows.loc[rows["kind"] == k, "unit"].nunique() for k in shown]
     with style():
         figure = plt.figure(
+            FigureClass=PaperFigure,
             figsize=(3.4 * len(targets) + 1.6, _ROW * (sum(heights) + 2) + 1.9),
             layout="constrained",
         )

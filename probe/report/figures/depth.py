@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ...errors import ProbeError, one_of
+from ...errors import ProbeError, chosen, one_of
 from ...records.record import Condition
 from ...scores.tables import LOWER_IS_BETTER
 from ..style import (
@@ -22,6 +22,7 @@ from ..style import (
     PAPER,
     SOFT,
     TINT,
+    PaperFigure,
     legend_columns,
     panel,
     plain_text,
@@ -47,7 +48,7 @@ _MAX_TICKS = 14
 def plot_layers(
     table: pd.DataFrame,
     metric: str = "spc",
-    targets: Sequence[str] | None = None,
+    targets: str | Sequence[str] | None = None,
     *,
     ax: Axes | None = None,
 ) -> Figure | Axes:
@@ -59,7 +60,7 @@ def plot_layers(
         Tidy scores with the columns of :attr:`probe.Result.table`.
     metric : str
         ``spc``, ``mae``, ``r2``, ``control``, ``selectivity``, ``error_px`` or ``top1``.
-    targets : sequence of str, optional
+    targets : str or sequence of str, optional
         Which targets, a panel each; all that have such a score by default.
     ax : Axes, optional
         Where to draw, of one target; its legend is left to you.
@@ -77,23 +78,25 @@ def plot_layers(
     scored = scored_targets(table, metric)
     if not scored:
         raise ProbeError(f"metric: the result has no scores {metric!r}")
-    chosen = [one_of(t, scored, "target") for t in targets] if targets is not None else scored
+    shown = scored if targets is None else chosen(targets, scored, "target")
     if ax is not None:
-        if len(chosen) != 1:
-            raise ProbeError(f"ax: expected one target, got {len(chosen)}; name it in targets")
+        if len(shown) != 1:
+            raise ProbeError(f"ax: expected one target, got {len(shown)}; name it in targets")
         with style():
-            draw_layers(table, metric, chosen[0], ax)
+            draw_layers(table, metric, shown[0], ax)
         return ax
-    columns = min(3, len(chosen))
-    rows = -(-len(chosen) // columns)
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
     entries = handles(conditions_of(table), chance=_chance_shows(table, metric))
     with style():
         width = max(3.5 * columns, 5.2)
-        figure = plt.figure(figsize=(width, 2.9 * rows + 0.5), layout="constrained")
+        figure = plt.figure(
+            FigureClass=PaperFigure, figsize=(width, 2.9 * rows + 0.5), layout="constrained"
+        )
         grid = figure.subplots(rows, columns, sharey=metric != "mae", squeeze=False)
-        for axes, target in zip(grid.flat, chosen, strict=False):
+        for axes, target in zip(grid.flat, shown, strict=False):
             draw_layers(table, metric, target, axes)
-        for axes in grid.flat[len(chosen) :]:
+        for axes in grid.flat[len(shown) :]:
             axes.set_axis_off()
         for axes in grid[:, 1:].flat:
             axes.set_ylabel("")

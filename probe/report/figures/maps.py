@@ -16,7 +16,16 @@ from ...errors import ProbeError, one_of
 from ...records.record import Condition, MapKey, PatternKey
 from ...scores.patterns import Pattern
 from ...text import families, number_text
-from ..style import CMAP, DIVERGING, bare_axes, plain_text, row_label, shown_once, style
+from ..style import (
+    CMAP,
+    DIVERGING,
+    PaperFigure,
+    bare_axes,
+    plain_text,
+    row_label,
+    shown_once,
+    style,
+)
 from .conditions import condition_label, leading
 
 
@@ -84,7 +93,9 @@ def plot_maps(
     conditions = leading(list(dict.fromkeys((w, v) for w, v, _, _ in maps)))
     with style(), matplotlib.rc_context({"axes.grid": False}):
         figure = plt.figure(
-            figsize=(1.45 * len(targets) + 1.4, 1.45 * len(conditions) + 2.0), layout="constrained"
+            FigureClass=PaperFigure,
+            figsize=(1.45 * len(targets) + 1.4, 1.45 * len(conditions) + 2.0),
+            layout="constrained",
         )
         grid = figure.subplots(1 + len(conditions), len(targets), squeeze=False)
         picture: Any = None
@@ -139,7 +150,9 @@ def plot_pattern(
     columns = max(len(row.cells) for row in rows)
     with style(), matplotlib.rc_context({"axes.grid": False}):
         figure = plt.figure(
-            figsize=(1.15 * columns + 1.7, 1.5 * len(rows) + 0.8), layout="constrained"
+            FigureClass=PaperFigure,
+            figsize=(1.15 * columns + 1.7, 1.5 * len(rows) + 0.8),
+            layout="constrained",
         )
         grid = figure.subplots(len(rows), columns, squeeze=False)
         picture: Any = None

@@ -12,8 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...errors import ProbeError, one_of
-from ..style import LABELS, PALETTE, SOFT, legend_columns, plain_text, shown_once, style
+from ...errors import ProbeError, chosen, one_of
+from ..style import (
+    LABELS,
+    PALETTE,
+    SOFT,
+    PaperFigure,
+    legend_columns,
+    plain_text,
+    shown_once,
+    style,
+)
 from .depth import scored_targets
 
 _REST = "others"
@@ -30,7 +39,7 @@ _AXES = {
 def plot_networks(
     table: pd.DataFrame,
     metric: str = "spc",
-    targets: Sequence[str] | None = None,
+    targets: str | Sequence[str] | None = None,
     *,
     hue: str = "network",
     ax: Axes | None = None,
@@ -47,7 +56,7 @@ def plot_networks(
         ``target``, ``metric``, ``value``, ``low``, ``high`` and ``hue``; one variant of each.
     metric : str
         See :class:`probe.Result`.
-    targets : sequence of str, optional
+    targets : str or sequence of str, optional
         All that have such a score by default.
     hue : str
         Column that colours the lines; of more than ten values the largest nine have their own.
@@ -68,25 +77,27 @@ def plot_networks(
     scored = scored_targets(table, metric)
     if not scored:
         raise ProbeError(f"metric: the table has no scores {metric!r}")
-    chosen = [one_of(t, scored, "target") for t in targets] if targets is not None else scored
+    shown = scored if targets is None else chosen(targets, scored, "target")
     rows = table[(table["metric"] == metric) & (table["relative_depth"] > 0)]
     colours = _colours(rows, hue)
     if ax is not None:
-        if len(chosen) != 1:
-            raise ProbeError(f"ax: expected one target, got {len(chosen)}; name it in targets")
+        if len(shown) != 1:
+            raise ProbeError(f"ax: expected one target, got {len(shown)}; name it in targets")
         with style():
-            _draw(rows[rows["target"] == chosen[0]], metric, chosen[0], hue, colours, ax)
+            _draw(rows[rows["target"] == shown[0]], metric, shown[0], hue, colours, ax)
         return ax
-    columns = min(3, len(chosen))
-    lines = -(-len(chosen) // columns)
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
     entries = _entries(colours)
     with style():
         width = max(3.5 * columns, 5.2)
-        figure = plt.figure(figsize=(width, 2.9 * lines + 0.5), layout="constrained")
+        figure = plt.figure(
+            FigureClass=PaperFigure, figsize=(width, 2.9 * lines + 0.5), layout="constrained"
+        )
         grid = figure.subplots(lines, columns, sharey=metric != "mae", squeeze=False)
-        for axes, target in zip(grid.flat, chosen, strict=False):
+        for axes, target in zip(grid.flat, shown, strict=False):
             _draw(rows[rows["target"] == target], metric, target, hue, colours, axes)
-        for axes in grid.flat[len(chosen) :]:
+        for axes in grid.flat[len(shown) :]:
             axes.set_axis_off()
         for axes in grid[:, 1:].flat:
             axes.set_ylabel("")
@@ -132,7 +143,7 @@ def plot_scatter(
     with style():
         figure = None
         if ax is None:
-            figure = plt.figure(figsize=(5.6, 4.0), layout="constrained")
+            figure = plt.figure(FigureClass=PaperFigure, figsize=(5.6, 4.0), layout="constrained")
             ax = figure.subplots()
         for label, members in _grouped(rows, hue, colours).items():
             ax.errorbar(

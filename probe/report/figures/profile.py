@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...errors import ProbeError, one_of
-from ..style import INPUT, evenly, legend_columns, plain_text, shown_once, style
+from ..style import INPUT, PaperFigure, evenly, legend_columns, plain_text, shown_once, style
 from .conditions import conditions_of, handles, layers_of, rows_of
 from .depth import draw_chance, draw_line
 
@@ -47,7 +47,7 @@ def plot_profile(
             _draw_layer(rows, layers[0], ax)
         return ax
     with style():
-        figure = plt.figure(layout="constrained")
+        figure = plt.figure(FigureClass=PaperFigure, layout="constrained")
         _draw(rows, figure)
     return shown_once(figure)
 
