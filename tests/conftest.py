@@ -90,7 +90,7 @@ def tiny_options() -> dict:
 @pytest.fixture(scope="session")
 def lite() -> probe.Backbone:
     """Backbone with ImageNet weights, from the extra ``bundled``."""
-    backbone = probe.load_backbone(LITE, "pretrained")
+    backbone = probe.load_backbone(LITE, "pretrained", device="cpu")
     backbone.model.requires_grad_(False)
     return backbone
 

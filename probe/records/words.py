@@ -88,7 +88,7 @@ def how(variant: str) -> str:
         "no_mask": "without attention masks",
         "no_coordinates": "without coordinates",
         "no_factor": "without position-dependent factors",
-        "no_position": "with every kind of source that can be taken away taken away",
+        "no_position": "without any source that can be taken away",
     }
     parts = variant.split("+")
     return " and ".join(names.get(part, f"with {part} padding") for part in parts)

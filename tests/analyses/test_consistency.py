@@ -69,7 +69,7 @@ def test_maps_without_aliasing_follow_fractions_of_a_stride():
 
 def test_a_network_with_a_head_keeps_its_class_under_whole_strides(tmp_path):
     found = probe.consistency("test_resnet", "random", **K | {"image_size": 64}, shifts=[5, 32])
-    ends = found.table.set_index(["metric", "shift"])["value"]
+    ends = found.table.query("metric != 'residual'").set_index(["metric", "shift"])["value"]
     assert ends["agreement", 32] == 1 and ends["cosine", 32] == pytest.approx(1)
     assert ends["cosine", 5] < 1
     found.save(tmp_path)

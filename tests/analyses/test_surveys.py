@@ -185,6 +185,13 @@ def test_a_process_that_ends_costs_one_row(monkeypatch):
     assert "signal 9" in table["reason"][1]
 
 
+def test_processes_are_refused_where_cuda_is_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    with pytest.raises(probe.ProbeError, match="CUDA is in use here already"):
+        survey("test_vit", tmp_path / "out", processes=True, **QUIET)
+    assert not (tmp_path / "out").exists()
+
+
 def test_there_is_no_survey_to_load(tmp_path):
     with pytest.raises(probe.ProbeError, match="No such file"):
         load_survey(tmp_path)

@@ -91,7 +91,7 @@ def test_a_head_of_another_size_is_no_obstacle(tmp_path, trained):
     state["classifier.weight"] = torch.zeros(7, 1024)
     del state["classifier.bias"]
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
-    backbone = probe.load_backbone(NAME, tmp_path / "w.safetensors")
+    backbone = probe.load_backbone(NAME, tmp_path / "w.safetensors", device="cpu")
     assert torch.equal(backbone.model.conv_stem.weight, trained.conv_stem.weight)
 
 
@@ -101,7 +101,7 @@ def test_features_alone_are_enough(tmp_path):
         network = timm.create_model("vgg11", pretrained=False)
     state = network.features.state_dict(prefix="features.")
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
-    backbone = probe.load_backbone("vgg11", tmp_path / "w.safetensors")
+    backbone = probe.load_backbone("vgg11", tmp_path / "w.safetensors", device="cpu")
     assert torch.equal(backbone.model.features[18].weight, network.features[18].weight)
     assert backbone.source == "file w.safetensors, without its head"
     del state["features.3.bias"]
@@ -249,7 +249,7 @@ def test_fixed_sizes_are_built_for_or_refused():
 def test_wrappers_around_a_network_are_taken_off():
     net = timm.create_model("resnet10t").eval()
     options = {"image_size": 32, "train_images": 4, "test_images": 4, "progress": False}
-    options |= {"variants": "original", "targets": ["vertical"]}
+    options |= {"variants": "original", "targets": ["vertical"], "device": "cpu"}
     plain = probe.run(net, **options)
     for wrapped in (nn.DataParallel(net), torch.compile(net), nn.DataParallel(torch.compile(net))):
         got = probe.run(wrapped, **options)

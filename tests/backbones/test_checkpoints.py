@@ -56,7 +56,7 @@ def test_position_embeddings_are_resampled_to_a_grid_of_as_many_places(
         monkeypatch.setattr(_builder, "load_state_dict_from_hf", lambda *_, **__: dict(state))
         monkeypatch.setattr(_builder, "load_state_dict_from_url", lambda *_, **__: dict(state))
         assert config.hf_hub_id or config.url
-    backbone = probe.load_backbone(name, path, image_size=(112, 448))
+    backbone = probe.load_backbone(name, path, image_size=(112, 448), device="cpu")
     table = backbone.model.pos_embed.detach()[0, -196:, 0].reshape(7, 28)
     torch.testing.assert_close(table, table[:1].expand(7, 28))
     assert (table.diff(dim=1) > -1e-6).all()
@@ -107,7 +107,7 @@ def test_timms_training_script(tmp_path, trained):
         "state_dict_ema": state,
         "metric": np.float64(71.3),
     }
-    backbone = probe.load_backbone(NAME, saved(tmp_path, content))
+    backbone = probe.load_backbone(NAME, saved(tmp_path, content), device="cpu")
     assert backbone.sha256 == fingerprint(trained)
     assert backbone.source == "file best.pth, its state_dict_ema"
 
@@ -151,7 +151,7 @@ def test_dino_and_moco_and_lightning(tmp_path, trained):
         (wrapped, "its model.module, names after 'net.'"),
         (state | head, "leaving out its head"),
     ):
-        backbone = probe.load_backbone(NAME, saved(tmp_path, content))
+        backbone = probe.load_backbone(NAME, saved(tmp_path, content), device="cpu")
         assert backbone.source == f"file best.pth, {source}"
         for key, value in features.items():
             assert torch.equal(backbone.model.state_dict()[key], value), (source, key)
@@ -180,7 +180,7 @@ def test_tensors_of_another_type_are_never_taken_for_numbers(tmp_path, trained):
     state["conv_stem.weight"] = torch.quantize_per_tensor(
         state["conv_stem.weight"], 0.01, 0, torch.qint8
     )
-    backbone = probe.load_backbone(NAME, saved(tmp_path, state))
+    backbone = probe.load_backbone(NAME, saved(tmp_path, state), device="cpu")
     wanted = state["conv_stem.weight"].dequantize()
     assert torch.equal(backbone.model.conv_stem.weight, wanted)
     assert backbone.source == "file best.pth, conv_stem.weight dequantised"

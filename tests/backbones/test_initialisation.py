@@ -12,7 +12,7 @@ import probe
 
 def test_random_residual_branches_are_open():
     """As timm builds them with zero_init_last=False, from the same seed."""
-    backbone = probe.load_backbone("resnet10t", "random", seed=3)
+    backbone = probe.load_backbone("resnet10t", "random", seed=3, device="cpu")
     with torch.random.fork_rng():
         torch.manual_seed(3)
         wanted = timm.create_model("resnet10t", zero_init_last=False)

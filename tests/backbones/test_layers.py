@@ -214,9 +214,12 @@ SMALL_SWIN = {"img_size": 64, "window_size": 2, "embed_dim": 24, "num_heads": (1
     ],
 )
 def test_networks_of_features_only_keep_their_stages(name, options, first, count, stride, recwarn):
-    model = timm.create_model(name, features_only=True, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model(name, features_only=True, **options)
+        images = torch.rand(2, 3, 64, 64)
     with evaluating(model):
-        probed = probe_layers(model, "stages", torch.rand(2, 3, 64, 64))
+        probed = probe_layers(model, "stages", images)
     assert (probed.layers[0].name, len(probed.layers)) == (first, count)
     assert total_stride(model) == stride
     assert not [w for w in recwarn if issubclass(w.category, probe.ProbeWarning)]

@@ -63,7 +63,7 @@ def test_weights_of_the_transformers_library_load(tmp_path, name, prefix):
     tensors = {prefix + k: v for k, v in as_saved(model, VIT, "layernorm").items()}
     beside = {"classifier.weight": torch.ones(3, 5), f"{prefix}pooler.dense.bias": torch.ones(2)}
     save_file(tensors | beside, tmp_path / "model.safetensors")
-    backbone = load_backbone(name, str(tmp_path / "model.safetensors"))
+    backbone = load_backbone(name, str(tmp_path / "model.safetensors"), device="cpu")
     assert "its names converted from the transformers library's" in backbone.source
     loaded = backbone.model.state_dict()
     for key, value in model.state_dict().items():

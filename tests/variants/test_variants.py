@@ -45,7 +45,7 @@ def leaves(size, count=1, seed=0):
 
 
 def given_backbone(model):
-    return probe.load_backbone(model.double().eval(), "given")
+    return probe.load_backbone(model.double().eval(), "given", device="cpu")
 
 
 def taps_of(backbone, layers, images):
@@ -116,7 +116,7 @@ def test_unknown_names_are_refused_with_those_that_exist(name):
 
 def with_position(name, size):
     """A network whose position embedding is far from 0, an image, and its tokens of no place."""
-    backbone = probe.load_backbone(name, "random", image_size=(size, size))
+    backbone = probe.load_backbone(name, "random", image_size=(size, size), device="cpu")
     model = backbone.model
     stream = torch.Generator().manual_seed(1)
     for parameter_name, parameter in model.named_parameters():
