@@ -37,6 +37,20 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         asked.numprocesses = os.cpu_count()
         asked.tx = ["popen"] * asked.numprocesses
         asked.dist = "loadfile"
+        asked.loadscopereorder = False
+
+
+LONGEST = (
+    *("test_project", "test_cli", "test_instances", "test_coordconv_tasks", "test_readme"),
+    *("test_certificates", "test_zoo", "test_report", "test_results", "test_runner"),
+    *("test_attribution", "test_studies", "test_coordconv", "test_backbones"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no process is left alone with one."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 settings.register_profile("probe", deadline=None, max_examples=40, derandomize=True)
