@@ -46,15 +46,22 @@ class Result(Record):
         metric: str = "spc",
         targets: str | Sequence[str] | None = None,
         *,
+        width: float | None = None,
         ax: Axes | None = None,
     ) -> Figure | Axes:
         """Plot the score by depth, a panel for each target; see :func:`probe.plot_layers`."""
-        return plot_layers(self.table, metric, targets, ax=ax)
+        return plot_layers(self.table, metric, targets, width=width, ax=ax)
 
-    def plot_profile(self, target: str | None = None, *, ax: Axes | None = None) -> Figure | Axes:
+    def plot_profile(
+        self,
+        target: str | None = None,
+        layers: str | Sequence[str] | None = None,
+        *,
+        ax: Axes | None = None,
+    ) -> Figure | Axes:
         """Plot the error by distance to the border; see :func:`probe.plot_profile`."""
         one_of(target or self.targets[0], self.targets, "target")
-        return plot_profile(self.profile, target, ax=ax)
+        return plot_profile(self.profile, target, layers, ax=ax)
 
     def plot_pattern(self, layer: str | None = None, channels: int = 8) -> Figure:
         """Plot the mean maps of a layer's most position-tuned channels under each variant.

@@ -7,7 +7,6 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import ProbeError
 from ..report.parts import legend_entry, picture, svg, templates
-from ..report.style import PALETTE, SOFT, bare_axes, panel, shown_once, style
+from ..report.style import PALETTE, SOFT, bare_axes, new_figure, panel, shown_once, style
 from ..studies.study import Study, seeds_text
 from .names import SPLITS, TASKS
 from .tasks import METRICS, PLACES, PUBLISHED, network_words, score_text, split_centres
@@ -50,7 +49,7 @@ def plot_curves(curves: pd.DataFrame, task: str) -> Figure:
     splits = list(dict.fromkeys(rows["split"]))
     with style():
         size = (3.6 * len(splits) + 0.6, 5.6)
-        figure = plt.figure(figsize=size, layout="constrained")
+        figure = new_figure(figsize=size)
         grid = figure.subplots(2, len(splits), sharey=True, squeeze=False)
         for column, split in zip(grid.T, splits, strict=True):
             of_split = rows[rows["split"] == split]
@@ -101,7 +100,7 @@ def plot_maps(
     metric, (top, colours) = METRICS[task][0], _scale(task)
     with style():
         size = (1.75 * len(kinds) + 0.9, 1.85 * len(splits) + 0.5)
-        figure = plt.figure(figsize=size, layout="constrained")
+        figure = new_figure(figsize=size)
         grid = figure.subplots(len(splits), len(kinds), squeeze=False)
         for line, split in zip(grid, splits, strict=True):
             for axes, kind in zip(line, kinds, strict=True):

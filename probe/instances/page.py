@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..errors import ProbeError
 from ..report.parts import svg, templates
-from ..report.style import PALETTE, SOFT, TINT, bare_axes, shown_once, style
+from ..report.style import PALETTE, SOFT, TINT, bare_axes, new_figure, shown_once, style
 from ..studies.study import Study, over_seeds, seeds_text
 from ..text import number_text
 from .names import SCENES, TASKS
@@ -53,7 +53,7 @@ def plot_losses(curves: pd.DataFrame, scenes: str) -> Figure:
     """Draw the loss of the instance task over steps, a line for each border."""
     rows = _of(curves, scenes, "instance")
     with style():
-        figure = plt.figure(figsize=(6.4, 3.2), layout="constrained")
+        figure = new_figure(figsize=(6.4, 3.2))
         axes = figure.subplots()
         for border in _borders(rows):
             labels = iter([BORDER_WORDS[border]])  # once for all seeds
@@ -74,7 +74,7 @@ def plot_distance(table: pd.DataFrame, reach: int) -> Figure:
     table = table[table["distance"].notna()]
     rows = over_seeds(_of(table, "large", "instance"), ["borders", "distance"])
     with style():
-        figure = plt.figure(figsize=(5.2, 3.0), layout="constrained")
+        figure = new_figure(figsize=(5.2, 3.0))
         axes = figure.subplots()
         for border in _borders(rows):
             line = rows[rows["borders"] == border].sort_values("distance")
@@ -110,7 +110,7 @@ def plot_scenes(
     count, wide = min(count, len(images)), images.shape[2] > 2 * images.shape[1]
     with style():
         size = (8, 0.62 * len(columns)) if wide else (1.1 * len(columns), 1.3 * count + 0.3)
-        figure = plt.figure(figsize=size, layout="constrained")
+        figure = new_figure(figsize=size)
         if wide:  # one picture below the other
             grid = figure.subplots(len(columns), 1, squeeze=False).T
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -92,9 +93,11 @@ def style(*, always: bool = False) -> Iterator[None]:
 
 
 class PaperFigure(Figure):
-    """A figure that embeds its fonts as TrueType in PDF and PostScript, as publishers ask.
+    """A figure as papers and pages want it.
 
-    Where the user has set another type than matplotlib's usual one, that is kept.
+    PDF and PostScript embed their fonts as TrueType, as publishers ask; where the user has set
+    another type than matplotlib's usual one, that is kept. Signs that the font lacks, of names in
+    other scripts, are boxes without a warning for each.
     """
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
@@ -105,11 +108,33 @@ class PaperFigure(Figure):
         with matplotlib.rc_context(unset):
             super().savefig(*args, **kwargs)
 
+    def draw(self, renderer: Any) -> None:
+        """Draw as matplotlib does."""
+        with _boxes_for_signs():
+            super().draw(renderer)
+
+    def get_tightbbox(self, *args: Any, **kwargs: Any) -> Any:
+        """Measure as matplotlib does."""
+        with _boxes_for_signs():
+            return super().get_tightbbox(*args, **kwargs)
+
+
+@contextmanager
+def _boxes_for_signs() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        yield
+
+
+def new_figure(figsize: tuple[float, float] | None = None) -> Figure:
+    """A figure of pyplot's of so many inches, its parts laid out within it."""
+    return plt.figure(FigureClass=PaperFigure, figsize=figsize, layout="constrained")
+
 
 def panel(draw: Callable[[Axes], Any]) -> Figure:
     """One panel as a figure of its own, apart from pyplot and without legend, for a page."""
     with style(always=True):
-        figure = Figure(figsize=(4.0, 2.9), layout="constrained")
+        figure = PaperFigure(figsize=(4.0, 2.9), layout="constrained")
         draw(figure.subplots())
     return figure
 

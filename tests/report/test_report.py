@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
+import warnings
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
@@ -637,12 +639,14 @@ def test_drawing_leaves_matplotlib_as_it_was_and_honours_a_theme(seeded):
     figure, axes = plt.subplots(1, 2)
     returned = probe.plot_layers(seeded.table, "spc", ["vertical"], ax=axes[0])
     assert returned is axes[0] and axes[0].lines
-    profile = seeded.profile[seeded.profile["layer"] == "blocks.3"]
-    assert probe.plot_profile(profile, "vertical", ax=axes[1]) is axes[1]
+    assert seeded.plot_profile("vertical", "blocks.3", ax=axes[1]) is axes[1]
+    assert axes[1].get_title(loc="left") == "blocks.3" and axes[1].get_legend_handles_labels()[1]
     plt.close(figure)
     assert dict(plt.rcParams) == before and plt.get_fignums() == numbers
     with pytest.raises(probe.ProbeError, match="one target"):
         probe.plot_layers(seeded.table, ax=axes[0])
+    with pytest.raises(probe.ProbeError, match="one layer"):
+        probe.plot_profile(seeded.profile, ax=axes[0])
     with plt.rc_context({"axes.facecolor": "#123456"}):
         figure = probe.plot_layers(seeded.table, targets=["vertical"])
     plt.close(figure)
@@ -686,3 +690,44 @@ def test_one_target_can_be_named_by_itself(tiny, tiny_options):
     assert [a.get_title() for a in one.axes] == [a.get_title() for a in listed.axes]
     with pytest.raises(probe.ProbeError, match="at least one of"):
         result.plot_layers(targets=[])
+
+
+@pytest.mark.parametrize("metric", ["spc", "error_px"])
+def test_lines_drawn_on_axes_of_ones_own_can_be_named_in_its_legend(tiny, tiny_options, metric):
+    options = tiny_options | {"weights": ["given", "random", "random:1"]}
+    result = probe.run(tiny, **options)
+    target = "position" if metric == "error_px" else "vertical"
+    _, ax = plt.subplots()
+    result.plot_layers(metric, target, ax=ax)
+    names = ax.get_legend_handles_labels()[1]
+    figure = result.plot_layers(metric, target)
+    assert names == [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(set(names)) == len(names) > 1
+    lines = dict(zip(names, ax.get_legend_handles_labels()[0], strict=True))
+    for handle in figure.legends[0].legend_handles:
+        line = lines[handle.get_label()]
+        assert (line.get_color(), line.get_linestyle()) == (
+            handle.get_color(), handle.get_linestyle(),
+        )  # fmt: skip
+    plt.close("all")
+
+
+def test_names_in_other_scripts_are_drawn_without_a_warning_for_each_sign(tiny, tiny_options):
+    result = probe.run(tiny, **tiny_options, name="模型 🦊 $x_1$")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for figure in (result.plot_layers(), result.plot_profile(), result.plot_maps()):
+            figure.savefig(io.BytesIO(), bbox_inches="tight")
+    plt.close("all")
+
+
+def test_figures_are_as_wide_as_asked_for(tiny, tiny_options):
+    result = probe.run(tiny, **tiny_options | {"targets": ["horizontal", "vertical", "gaussian"]})
+    assert result.plot_layers().get_figwidth() == 10.5
+    column = result.plot_layers(width=3.3)
+    assert column.get_figwidth() == 3.3
+    assert len({axes.get_position().x0 for axes in column.axes}) == 1  # one below the other
+    assert probe.compare([result, result]).plot_layers(width=6.6).get_figwidth() == 6.6
+    with pytest.raises(probe.ProbeError, match="inches above 0"):
+        result.plot_layers(width=0)
+    plt.close("all")

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from ...report.style import CMAP, shown_once, style
+from ...report.style import CMAP, new_figure, shown_once, style
 
 Array = NDArray[np.float64]
 
@@ -73,7 +72,8 @@ def plot_erased(image: Array, place: tuple[int, int], shown: Sequence[Shown]) ->
     """
     with style():
         size = (1.7 * (len(shown) + 1), 3.9)
-        figure, axes = plt.subplots(2, len(shown) + 1, figsize=size, layout="constrained")
+        figure = new_figure(figsize=size)
+        axes = figure.subplots(2, len(shown) + 1)
         height, width = shown[0].similarity.shape
         step = image.shape[0] / height, image.shape[1] / width
         box: dict[str, Any] = {"fill": False, "edgecolor": "white", "linewidth": 1.5}

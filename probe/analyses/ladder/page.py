@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,7 +13,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...report.parts import legend_entry, svg, templates
-from ...report.style import INK, INPUT, LABELS, PALETTE, SOFT, panel, plain_text, shown_once, style
+from ...report.style import (
+    INK,
+    INPUT,
+    LABELS,
+    PALETTE,
+    SOFT,
+    new_figure,
+    panel,
+    plain_text,
+    shown_once,
+    style,
+)
 from ...text import number_text
 from .rungs import RUNGS, STEPS
 
@@ -46,7 +56,7 @@ def plot_ladder(table: pd.DataFrame, instances: pd.DataFrame | None = None) -> F
     height = -(-panels // columns)
     with style():
         size = (2.75 * columns + 0.4, 2.75 * height + 0.6)
-        figure = plt.figure(figsize=size, layout="constrained")
+        figure = new_figure(figsize=size)
         grid = figure.subplots(height, columns, squeeze=False)
         for axes, target in zip(grid.flat, targets, strict=False):
             _draw(rows[rows["target"] == target], axes)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ...report.parts import svg, templates
-from ...report.style import CMAP, PALETTE, SOFT, shown_once, style
+from ...report.style import CMAP, PALETTE, SOFT, new_figure, shown_once, style
 from ...scores.tables import as_dicts
 from ...text import interval, number_text
 
@@ -31,7 +31,7 @@ def plot_pooled(table: pd.DataFrame, places: NDArray[np.float64]) -> Figure:
         Share read right at each place.
     """
     with style():
-        figure = plt.figure(figsize=(8.2, 3.2), layout="constrained")
+        figure = new_figure(figsize=(8.2, 3.2))
         left, right = figure.subplots(1, 2, width_ratios=[1, 2])
         shown = left.imshow(places, cmap=CMAP, vmin=0, vmax=1)
         figure.colorbar(shown, ax=left, label="read right", shrink=0.8)

@@ -66,6 +66,7 @@ class Compared:
         targets: str | Sequence[str] | None = None,
         *,
         hue: str = "network",
+        width: float | None = None,
         ax: Axes | None = None,
     ) -> Figure | Axes:
         """Plot the scores of all networks, as run first, by relative depth.
@@ -78,7 +79,8 @@ class Compared:
         added = self._named().drop(
             columns=[c for c in rows.columns if c != "cell"], errors="ignore"
         )
-        return plot_networks(rows.merge(added, on="cell"), metric, targets, hue=hue, ax=ax)
+        look: dict[str, Any] = {"hue": hue, "width": width, "ax": ax}
+        return plot_networks(rows.merge(added, on="cell"), metric, targets, **look)
 
     def plot_scatter(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,7 +13,7 @@ from matplotlib.patches import Patch
 
 from ...errors import one_of
 from ...scores.metrics import METRICS
-from ..style import LABELS, PALETTE, PaperFigure, plain_text, shown_once, style
+from ..style import LABELS, PALETTE, new_figure, plain_text, shown_once, style
 
 _ROW = 0.19  # inches
 
@@ -45,11 +44,7 @@ def plot_attribution(table: pd.DataFrame, metric: str = "spc") -> Figure:
     shown = [k for k in (kind, "side") if (rows["kind"] == k).any()]
     heights = [rows.loc[rows["kind"] == k, "unit"].nunique() for k in shown]
     with style():
-        figure = plt.figure(
-            FigureClass=PaperFigure,
-            figsize=(3.4 * len(targets) + 1.6, _ROW * (sum(heights) + 2) + 1.9),
-            layout="constrained",
-        )
+        figure = new_figure(figsize=(3.4 * len(targets) + 1.6, _ROW * (sum(heights) + 2) + 1.9))
         grid = figure.subplots(
             len(shown),
             len(targets),

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...errors import ProbeError
-from ..style import CMAP, PALETTE, PaperFigure, evenly, plain_text, shown_once, style
+from ..style import CMAP, PALETTE, evenly, new_figure, plain_text, shown_once, style
 
 _MOST_LINES = 9
 
@@ -49,7 +49,7 @@ def plot_consistency(
         return ax
     ends = table[table["metric"] != "residual"]
     with style():
-        figure = plt.figure(FigureClass=PaperFigure, figsize=(8.2, 3.4), layout="constrained")
+        figure = new_figure(figsize=(8.2, 3.4))
         left, right = figure.subplots(1, 2, width_ratios=[3, 2])
         _draw_layers(residuals, left)
         figure.legend(loc="outside lower center", ncols=5, fontsize="small")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from ...errors import ProbeError, chosen, one_of
@@ -22,8 +23,8 @@ from ..style import (
     PAPER,
     SOFT,
     TINT,
-    PaperFigure,
     legend_columns,
+    new_figure,
     panel,
     plain_text,
     shown_once,
@@ -32,6 +33,7 @@ from ..style import (
 from .conditions import (
     CHANCE,
     conditions_of,
+    family_label,
     family_members,
     handles,
     layers_of,
@@ -50,6 +52,7 @@ def plot_layers(
     metric: str = "spc",
     targets: str | Sequence[str] | None = None,
     *,
+    width: float | None = None,
     ax: Axes | None = None,
 ) -> Figure | Axes:
     """Plot scores by depth, with their intervals as bands.
@@ -62,8 +65,11 @@ def plot_layers(
         ``spc``, ``mae``, ``r2``, ``control``, ``selectivity``, ``error_px`` or ``top1``.
     targets : str or sequence of str, optional
         Which targets, a panel each; all that have such a score by default.
+    width : float, optional
+        Of the figure, in inches: 3.3 is a column of most papers. As wide as its panels need by
+        default.
     ax : Axes, optional
-        Where to draw, of one target; its legend is left to you.
+        Where to draw, of one target; ``ax.legend()`` then names the lines.
 
     Returns
     -------
@@ -72,7 +78,8 @@ def plot_layers(
     Raises
     ------
     ProbeError
-        If there is no such metric or target, or ``ax`` is given for several targets.
+        If there is no such metric or target, the width is not above 0, or ``ax`` is given for
+        several targets.
     """
     one_of(metric, LABELS, "metric")
     scored = scored_targets(table, metric)
@@ -85,26 +92,41 @@ def plot_layers(
         with style():
             draw_layers(table, metric, shown[0], ax)
         return ax
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
     entries = handles(conditions_of(table), chance=_chance_shows(table, metric))
     with style():
-        width = max(3.5 * columns, 5.2)
-        figure = plt.figure(
-            FigureClass=PaperFigure, figsize=(width, 2.9 * rows + 0.5), layout="constrained"
-        )
-        grid = figure.subplots(rows, columns, sharey=metric != "mae", squeeze=False)
-        for axes, target in zip(grid.flat, shown, strict=False):
-            draw_layers(table, metric, target, axes)
-        for axes in grid.flat[len(shown) :]:
-            axes.set_axis_off()
-        for axes in grid[:, 1:].flat:
-            axes.set_ylabel("")
-        figure.legend(
-            handles=entries, loc="outside lower center", ncols=legend_columns(entries, width)
-        )
+        draw = partial(draw_layers, table, metric)
+        figure = target_panels(shown, draw, entries, width, sharey=metric != "mae")
         figure.suptitle(plain_text(str(table["model"].iloc[0])))
     return shown_once(figure)
+
+
+def target_panels(
+    targets: Sequence[str],
+    draw: Callable[[str, Axes], None],
+    entries: Sequence[Line2D],
+    width: float | None,
+    *,
+    sharey: bool,
+) -> Figure:
+    """A figure with a panel for each target, and their legend below."""
+    if width is not None and not 0 < width < math.inf:
+        raise ProbeError(f"width: expected inches above 0, got {width!r}")
+    columns = min(3 if width is None else max(1, int(width / 2.6)), len(targets))
+    rows = -(-len(targets) // columns)
+    width = max(3.5 * columns, 5.2) if width is None else width
+    height = 2.9 if width / columns > 3 else 2.3
+    fitting = legend_columns(entries, width)
+    legend = 0.2 * -(-len(entries) // fitting)
+    figure = new_figure(figsize=(width, height * rows + 0.3 + legend))
+    grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
+    for axes, target in zip(grid.flat, targets, strict=False):
+        draw(target, axes)
+    for axes in grid.flat[len(targets) :]:
+        axes.set_axis_off()
+    for axes in grid[:, 1:].flat:
+        axes.set_ylabel("")
+    figure.legend(handles=entries, loc="outside lower center", ncols=fitting)
+    return figure
 
 
 def layer_figure(table: pd.DataFrame, metric: str, target: str) -> Figure:
@@ -189,6 +211,7 @@ def draw_line(
 ) -> None:
     """Draw a condition's line over its interval band; several random draws thinly."""
     colour, dashes, marker = look(conditions, condition)
+    named = plain_text(family_label(conditions, condition))
     thin = len(family_members(conditions, condition[0])) > 1
     places, low, high = (rows[name].to_numpy(float) for name in (x, "low", "high"))
     axes.fill_between(places, low, high, color=colour, alpha=0.08 if thin else 0.18, linewidth=0)
@@ -206,6 +229,7 @@ def draw_line(
         errorbar=None,
         legend=False,
     )
+    axes.lines[-1].set_label(named if condition in leading(conditions) else "_")
 
 
 def draw_chance(conditions: Sequence[Condition], rows: pd.DataFrame, x: str, axes: Axes) -> None:
@@ -215,8 +239,8 @@ def draw_chance(conditions: Sequence[Condition], rows: pd.DataFrame, x: str, axe
         line = rows_of(rows, condition)[[x, "chance"]].to_numpy(float)
         if any(line.shape == other.shape and np.allclose(line, other, 0.02) for other in drawn):
             continue
+        axes.plot(*line.T, zorder=2.5, label="_" if drawn else "chance", **CHANCE)
         drawn.append(line)
-        axes.plot(*line.T, zorder=2.5, **CHANCE)
 
 
 def _chance_shows(table: pd.DataFrame, metric: str) -> bool:

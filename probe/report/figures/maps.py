@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -16,16 +15,7 @@ from ...errors import ProbeError, one_of
 from ...records.record import Condition, MapKey, PatternKey
 from ...scores.patterns import Pattern
 from ...text import families, number_text
-from ..style import (
-    CMAP,
-    DIVERGING,
-    PaperFigure,
-    bare_axes,
-    plain_text,
-    row_label,
-    shown_once,
-    style,
-)
+from ..style import CMAP, DIVERGING, bare_axes, new_figure, plain_text, row_label, shown_once, style
 from .conditions import condition_label, leading
 
 
@@ -92,11 +82,7 @@ def plot_maps(
     targets = list(truth)
     conditions = leading(list(dict.fromkeys((w, v) for w, v, _, _ in maps)))
     with style(), matplotlib.rc_context({"axes.grid": False}):
-        figure = plt.figure(
-            FigureClass=PaperFigure,
-            figsize=(1.45 * len(targets) + 1.4, 1.45 * len(conditions) + 2.0),
-            layout="constrained",
-        )
+        figure = new_figure(figsize=(1.45 * len(targets) + 1.4, 1.45 * len(conditions) + 2.0))
         grid = figure.subplots(1 + len(conditions), len(targets), squeeze=False)
         picture: Any = None
         for column, target in enumerate(targets):
@@ -149,11 +135,7 @@ def plot_pattern(
     rows = pattern_rows(patterns, layer, channels)
     columns = max(len(row.cells) for row in rows)
     with style(), matplotlib.rc_context({"axes.grid": False}):
-        figure = plt.figure(
-            FigureClass=PaperFigure,
-            figsize=(1.15 * columns + 1.7, 1.5 * len(rows) + 0.8),
-            layout="constrained",
-        )
+        figure = new_figure(figsize=(1.15 * columns + 1.7, 1.5 * len(rows) + 0.8))
         grid = figure.subplots(len(rows), columns, squeeze=False)
         picture: Any = None
         for line, row in zip(grid, rows, strict=True):

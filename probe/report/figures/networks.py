@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -13,17 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...errors import ProbeError, chosen, one_of
-from ..style import (
-    LABELS,
-    PALETTE,
-    SOFT,
-    PaperFigure,
-    legend_columns,
-    plain_text,
-    shown_once,
-    style,
-)
-from .depth import scored_targets
+from ..style import LABELS, PALETTE, SOFT, legend_columns, new_figure, plain_text, shown_once, style
+from .depth import scored_targets, target_panels
 
 _REST = "others"
 _AXES = {
@@ -42,6 +32,7 @@ def plot_networks(
     targets: str | Sequence[str] | None = None,
     *,
     hue: str = "network",
+    width: float | None = None,
     ax: Axes | None = None,
 ) -> Figure | Axes:
     """Plot the scores of many networks by relative depth, a panel for each target.
@@ -60,8 +51,11 @@ def plot_networks(
         All that have such a score by default.
     hue : str
         Column that colours the lines; of more than ten values the largest nine have their own.
+    width : float, optional
+        Of the figure, in inches: 3.3 is a column of most papers. As wide as its panels need by
+        default.
     ax : Axes, optional
-        Where to draw, of one target; its legend is left to you.
+        Where to draw, of one target; ``ax.legend()`` then names the lines.
 
     Returns
     -------
@@ -86,23 +80,12 @@ def plot_networks(
         with style():
             _draw(rows[rows["target"] == shown[0]], metric, shown[0], hue, colours, ax)
         return ax
-    columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    entries = _entries(colours)
+
+    def draw(target: str, axes: Axes) -> None:
+        _draw(rows[rows["target"] == target], metric, target, hue, colours, axes)
+
     with style():
-        width = max(3.5 * columns, 5.2)
-        figure = plt.figure(
-            FigureClass=PaperFigure, figsize=(width, 2.9 * lines + 0.5), layout="constrained"
-        )
-        grid = figure.subplots(lines, columns, sharey=metric != "mae", squeeze=False)
-        for axes, target in zip(grid.flat, shown, strict=False):
-            _draw(rows[rows["target"] == target], metric, target, hue, colours, axes)
-        for axes in grid.flat[len(shown) :]:
-            axes.set_axis_off()
-        for axes in grid[:, 1:].flat:
-            axes.set_ylabel("")
-        columns = legend_columns(entries, width)
-        figure.legend(handles=entries, loc="outside lower center", ncols=columns)
+        figure = target_panels(shown, draw, _entries(colours), width, sharey=metric != "mae")
     return shown_once(figure)
 
 
@@ -121,7 +104,7 @@ def plot_scatter(
     hue : str
         Column that colours the points.
     ax : Axes, optional
-        Where to draw; its legend is left to you.
+        Where to draw; ``ax.legend()`` then names the colours.
 
     Returns
     -------
@@ -143,7 +126,7 @@ def plot_scatter(
     with style():
         figure = None
         if ax is None:
-            figure = plt.figure(FigureClass=PaperFigure, figsize=(5.6, 4.0), layout="constrained")
+            figure = new_figure(figsize=(5.6, 4.0))
             ax = figure.subplots()
         for label, members in _grouped(rows, hue, colours).items():
             ax.errorbar(
@@ -218,7 +201,7 @@ def _draw(
             axes.plot(
                 depth, value, color=colours[label], alpha=1 if alone else 0.35,
                 linewidth=1.5 if alone else 0.7, marker="o" if alone else "", markersize=4,
-                markeredgewidth=0,
+                markeredgewidth=0, label=plain_text(label) if alone else "_",
             )  # fmt: skip
         if alone:
             depth, low, high = (
@@ -229,7 +212,7 @@ def _draw(
             grid = np.stack([_at(depth, curve) for curve in curves])
             depth = depth[kept := np.isfinite(grid).sum(0) >= max(2, len(curves) / 2)]
             low, middle, high = np.nanquantile(grid[:, kept], (0.25, 0.5, 0.75), axis=0)
-            axes.plot(depth, middle, color=colours[label], linewidth=2.2)
+            axes.plot(depth, middle, color=colours[label], linewidth=2.2, label=plain_text(label))
         axes.fill_between(depth, low, high, color=colours[label], alpha=0.18, linewidth=0)
     if metric == "spc":
         axes.axhline(0, color=SOFT, linewidth=0.8, zorder=0.5)

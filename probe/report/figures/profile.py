@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...errors import ProbeError, one_of
-from ..style import INPUT, PaperFigure, evenly, legend_columns, plain_text, shown_once, style
+from ...errors import ProbeError, chosen, one_of
+from ..style import (
+    INPUT,
+    PaperFigure,
+    evenly,
+    legend_columns,
+    new_figure,
+    plain_text,
+    shown_once,
+    style,
+)
 from .conditions import conditions_of, handles, layers_of, rows_of
 from .depth import draw_chance, draw_line
 
@@ -16,7 +26,11 @@ _MAX_PANELS = 12
 
 
 def plot_profile(
-    profile: pd.DataFrame, target: str | None = None, *, ax: Axes | None = None
+    profile: pd.DataFrame,
+    target: str | None = None,
+    layers: str | Sequence[str] | None = None,
+    *,
+    ax: Axes | None = None,
 ) -> Figure | Axes:
     """Plot the readout's error by distance to the nearest border, a panel for each layer.
 
@@ -26,8 +40,10 @@ def plot_profile(
         Tidy, with the columns of :attr:`probe.Result.profile`.
     target : str, optional
         Which target; the first by default.
+    layers : str or sequence of str, optional
+        Which layers, a panel each; all by default, of many so many spread evenly.
     ax : Axes, optional
-        Where to draw, if the profile is of one layer; its legend is left to you.
+        Where to draw, of one layer; ``ax.legend()`` then names the lines.
 
     Returns
     -------
@@ -36,26 +52,30 @@ def plot_profile(
     Raises
     ------
     ProbeError
-        If the profile is empty or has no such target, or ``ax`` is given for several layers.
+        If the profile is empty or has no such target or layer, or ``ax`` is given for several
+        layers.
     """
     rows = _rows(profile, target)
+    known = [name for name in layers_of(rows) if name != INPUT]
+    shown = known if layers is None else chosen(layers, known, "layer")
     if ax is not None:
-        layers = [name for name in layers_of(rows) if name != INPUT]
-        if len(layers) != 1:
-            raise ProbeError(f"ax: expected the profile of one layer, got {len(layers)}")
+        if len(shown) != 1:
+            raise ProbeError(f"ax: expected one layer, got {len(shown)}; name it in layers")
         with style():
-            _draw_layer(rows, layers[0], ax)
+            _draw_layer(rows, shown[0], ax)
         return ax
+    if layers is not None:
+        rows = rows[rows["layer"].isin(shown)]
     with style():
-        figure = plt.figure(FigureClass=PaperFigure, layout="constrained")
-        _draw(rows, figure)
+        figure = new_figure()
+        _draw(rows, figure, _MAX_PANELS if layers is None else len(shown))
     return shown_once(figure)
 
 
 def profile_figure(profile: pd.DataFrame, target: str, most: int) -> Figure:
     """:func:`plot_profile` of so many layers, apart from pyplot, for a report."""
     with style(always=True):
-        figure = Figure(layout="constrained")
+        figure = PaperFigure(layout="constrained")
         _draw(_rows(profile, target), figure, most)
     return figure
 
