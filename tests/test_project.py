@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = {  # cells at most, figures, tables at least
-    "01_first_probe.ipynb": (10, 2, 3),
+    "01_first_probe.ipynb": (13, 3, 3),
     "02_controls.ipynb": (20, 4, 5),
     "03_zero_to_hundred.ipynb": (16, 4, 1),
     "04_taking_position_out.ipynb": (9, 1, 2),
