@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any, Unpack
 
@@ -15,7 +16,15 @@ from tqdm.auto import tqdm
 from ..certificates.certificate import Certificate
 from ..certificates.prepare import prepare
 from ..errors import ProbeWarning
-from ..records.record import COLUMNS, PROFILE_COLUMNS, SCORE_KEYS, MapKey, PatternKey
+from ..records.record import (
+    COLUMNS,
+    PADDING_SHARE,
+    PROFILE_COLUMNS,
+    SCORE_KEYS,
+    SHARE,
+    MapKey,
+    PatternKey,
+)
 from ..results import Result
 from ..runner.job import INPUT, Condition, Job, check_room, groups_that_fit
 from ..runner.options import Options, OptionsGiven, takes_options
@@ -37,6 +46,8 @@ from ..runner.setup import Opened, opened, weights_record
 from ..scores.patterns import Pattern
 from ..scores.tables import joined
 from ..targets import given_maps
+from ..variants.kinds import PADDING
+from ..variants.variant import parse_variant
 
 
 @takes_options(
@@ -141,22 +152,30 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
     tables = [condition_rows(job, c, trained) for c, trained in _with_trained(conditions)]
     common = {"model": setup.first.name, "stimuli": setup.stimuli.name, "readout": job.head.label}
     table = joined(tables, **common)
-    table = table.merge(simultaneous_rows(job, conditions), "left", SCORE_KEYS)[COLUMNS]
+    table = table.merge(simultaneous_rows(job, conditions), "left", SCORE_KEYS)
+    table = _with_shares(table, certificates)[COLUMNS]
     profile = pd.DataFrame(columns=PROFILE_COLUMNS)
     if profiles:
         profile = joined(profiles, **common)[PROFILE_COLUMNS]
-    result = Result(
+    return Result(
         *(table, maps, certificates, provenance, profile, patterns),
         picture=picture,
         per_image=per_image_rows(job, measured),
         readouts=dict(chain.from_iterable(map(kept_readouts, conditions))),
         given_maps=given_maps(asked.targets, setup.size),
     )
+
+
+def _with_shares(
+    table: pd.DataFrame, certificates: Mapping[tuple[str, str], Certificate]
+) -> pd.DataFrame:
+    """Shares of what the network has, and those of padding where it alone is taken away."""
     has = {source.partition(":")[0] for c in certificates.values() for source in c.sources}
-    idle = [v.name for v in setup.variants if not v.removed_kinds & has]
-    shares = ["padding_share", "padding_share_low", "padding_share_high"]
-    table.loc[table["variant"].isin(idle), shares] = np.nan
-    return result
+    taken = {name: parse_variant(name).removed_kinds & has for _, name in certificates}
+    kinds = table["variant"].map(taken)
+    table[SHARE] = table[SHARE].where(kinds.map(bool))
+    table[PADDING_SHARE] = table[SHARE].where(kinds.map({PADDING}.__eq__))
+    return table
 
 
 def _certificates(setup: Opened) -> dict[tuple[str, str], Certificate]:

@@ -24,13 +24,18 @@ from ..variants.variant import parse_variant
 from .calibration import Calibration
 from .erasure import ErasureRecord
 
+PADDING_SHARE = ["padding_share", "padding_share_low", "padding_share_high"]
+SHARE = ["share", "share_low", "share_high"]
+"""Columns of what part of a score went with what a variant took away."""
+
 COLUMNS = [
     *("model", "weights", "variant", "stimuli", "readout"),
     *("layer", "depth", "channels", "height", "width", "target"),
     *("metric", "value", "low", "high", "chance"),
     *("difference", "difference_low", "difference_high"),
-    *("padding_share", "padding_share_low", "padding_share_high"),
+    *PADDING_SHARE,
     *("simultaneous_low", "simultaneous_high"),
+    *SHARE,
 ]
 """Columns of a result's table."""
 
@@ -72,8 +77,10 @@ class Record:
         of the input between predicted and true place; for ``cells``, ``top1``. ``value`` is the
         mean over test images, ``low`` and ``high`` bound its 95 % bootstrap interval, ``chance`` is
         the score of a constant predictor (the target's mean). ``difference`` is the value of the
-        network as trained less this one, paired over images; ``padding_share`` what part that is of
-        what the network as trained has beyond chance, see :func:`probe.scores.score_rows`.
+        network as trained less this one, paired over images; ``share`` what part that is of what
+        the network as trained has beyond chance, where the variant took sources of position away,
+        see :func:`probe.scores.score_rows`, and ``padding_share`` the same where of the sources
+        that the network has padding alone was taken away.
         ``simultaneous_low`` and ``simultaneous_high`` bound all rows of one metric, variant and
         kind of weights at once, see :func:`probe.scores.simultaneous_interval`: take them when
         picking the best of many. ``depth`` counts the probed layers in order of execution; the
@@ -172,8 +179,8 @@ class Record:
         """The network as trained less each variant: rows of the table that have a difference.
 
         Columns ``original`` (value as trained), ``value`` (of the variant), ``difference`` with
-        ``low`` and ``high``, paired over the same test images, and ``padding_share`` with
-        ``padding_share_low`` and ``padding_share_high`` where it is defined.
+        ``low`` and ``high``, paired over the same test images, ``share`` with ``share_low``
+        and ``share_high`` where it is defined, and ``padding_share``.
         """
         rows = self.table[self.table["difference"].notna()].drop(columns=["low", "high", "chance"])
         rows = rows.rename(columns={"difference_low": "low", "difference_high": "high"})

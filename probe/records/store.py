@@ -28,7 +28,7 @@ from .attribution import read_attribution
 from .calibration import load_calibration
 from .erasure import RECORD_FILE as ERASURE
 from .erasure import read_erasure
-from .record import COLUMNS, PROFILE_COLUMNS, PatternKey, Record
+from .record import COLUMNS, PADDING_SHARE, PROFILE_COLUMNS, SHARE, PatternKey, Record
 
 PLANTED = "planted.csv"
 """File of planted truth, beside the folders of results."""
@@ -100,7 +100,10 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         note_earlier_targets(record, record["options"]["targets"], folder)
         # Results of version 0.2 have fewer columns and neither profile nor pattern.
-        table = pd.read_parquet(folder / "scores.parquet").reindex(columns=COLUMNS)
+        table = pd.read_parquet(folder / "scores.parquet")
+        if "share" not in table and "padding_share" in table:
+            table[SHARE] = table[PADDING_SHARE]
+        table = table.reindex(columns=COLUMNS)
         profile = pd.DataFrame(columns=PROFILE_COLUMNS)
         if (folder / "profile.parquet").exists():
             profile = pd.read_parquet(folder / "profile.parquet")

@@ -126,9 +126,7 @@ def _facts(record: Record) -> _Facts:
     return _Facts(
         record,
         table,
-        rows.set_index(columns)[
-            [*_AT_ONCE, *_VALUE[1:], *_DIFFERENCE, "padding_share"]
-        ].sort_index(),
+        rows.set_index(columns)[[*_AT_ONCE, *_VALUE[1:], *_DIFFERENCE, "share"]].sort_index(),
         [layer for layer in record.layers if layer != "input"],
         variants,
         families(w for w, _ in record.conditions),
@@ -216,9 +214,9 @@ def _without(facts: _Facts, key: tuple[str, str, str], claims: bool) -> str:
         return text
     if not math.isnan(bare["difference"]):
         text += f", a difference of {interval(*bare[_DIFFERENCE])}"
-    if not math.isnan(bare["padding_share"]):
+    if not math.isnan(bare["share"]):
         gone = [plural(kind) for kind in facts.gone(removal)] or [PADDING]
-        text += f": {percent(bare['padding_share'])} of it came from {' and '.join(gone)}"
+        text += f": {percent(bare['share'])} of it came from {' and '.join(gone)}"
         if not facts.pads:
             text += "; padding has no part in it"
     return text
@@ -329,7 +327,7 @@ def _removal(facts: _Facts, members: Sequence[str]) -> str:
             who = f"random weights ({len(members)} seeds) leave"
     counted = ""
     if not gone["low"].isna().any():
-        said = "none excludes 0" if not outside else f"{outside} of them exclude 0"
+        said = {0: "none excludes", 1: "one excludes"}.get(outside, f"{outside} exclude") + " 0"
         counted = f"; of {len(gone)} intervals that hold at once {said}"
         if outside and _is_null(facts.record, members, removal):
             counted += ", although the certificate says that no position is left"

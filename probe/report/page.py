@@ -23,6 +23,7 @@ def page(record: Record) -> str:
         "legend": _legend(record.conditions),
         "pictured": leading(record.conditions),
         "pads": record.pads,
+        "shares": bool(record.table["share"].notna().any()),
         "seeds": len(families(w for w, _ in record.conditions).get("random", ())),
         "chance": bool(record.table["chance"].notna().any()),
     }

@@ -20,7 +20,7 @@ from .job import INPUT, Condition, Job
 
 def condition_rows(job: Job, condition: Condition, original: Condition | None) -> pd.DataFrame:
     """One row for each layer, target and metric."""
-    removes = condition.view.variant.removes_padding
+    removes = bool(condition.view.variant.removed_kinds)
     weights, variant = condition.key
     placed = _placed(job, condition)
     if not placed:  # nothing tells whether they lie over the same part of the image

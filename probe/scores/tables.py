@@ -32,7 +32,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 _EFFECTS = [
     *("difference", "difference_low", "difference_high"),
-    *("padding_share", "padding_share_low", "padding_share_high"),
+    *("share", "share_low", "share_high"),
 ]
 
 SCORE_COLUMNS = ["target", "metric", "value", "low", "high", "chance", *_EFFECTS]
@@ -154,7 +154,7 @@ def score_layer(
 def score_rows(
     scored: Scored,
     original: Scored | None,
-    removes_padding: bool,
+    removes: bool,
     seed: int,
     scenes: NDArray[np.int64],
 ) -> pd.DataFrame:
@@ -163,9 +163,10 @@ def score_rows(
     The difference is ``original − variant``, its interval paired over images (of which ``scenes``
     (N,) tells the scenes); defined where both are scored over the same part of the image. Over its
     middle alone, which is what ``valid`` leaves, all scores are others, position or not. The share
-    of padding is ``(original − variant) / (original − chance)``, where the variant removes padding;
-    defined if the interval bound nearer chance keeps at least half of (original − chance). A ratio
-    over less is any number (Fieller 1954, "Some problems in interval estimation", JRSS B 16).
+    of what the variant took away is ``(original − variant) / (original − chance)``, where it
+    ``removes`` a source of position and does not only change it; defined if the interval bound
+    nearer chance keeps at least half of (original − chance). A ratio over less is any number
+    (Fieller 1954, "Some problems in interval estimation", JRSS B 16).
     """
     low, high = bootstrap_interval(scored.values, seed, scenes=scenes)
     metrics = [metric for _, metric in scored.columns]
@@ -178,7 +179,7 @@ def score_rows(
         bounds = bootstrap_interval(paired, seed, scenes=scenes)
         bounds = within_range(metrics, *bounds, of_differences=True)
         effects[:3] = [np.where(alike, v, np.nan) for v in (paired.mean(0), *bounds)]
-        if removes_padding:
+        if removes:
             beyond = original.values - original.chance
             below, above = bootstrap_interval(beyond, seed, scenes=scenes)
             half = beyond.mean(0) / 2

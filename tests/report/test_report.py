@@ -351,7 +351,7 @@ def test_a_result_of_an_older_version_has_fewer_sections(old):
     ids = Page(text).ids
     assert not set(SECTIONS) & set(ids)
     assert set(ALWAYS) <= set(ids)
-    assert "padding share" not in text
+    assert 'tabindex="0">share<' not in text
     assert "nan" not in re.sub(r"<script>.*", "", text, flags=re.DOTALL).lower().split()
     assert all(str(escape(sentence)) in old._repr_html_() for sentence in old.verdict())
 
@@ -367,14 +367,14 @@ def test_what_padding_gives_is_the_differences(seeded):
             assert cell["original"] == number_text(expected["original"])
             assert cell["value"] == number_text(expected["value"])
             assert cell["difference"].startswith(number_text(expected["difference"]))
-            share = expected["padding_share"]
+            share = expected["share"]
             assert cell["share"] == ("–" if np.isnan(share) else percent(share))
 
 
 def test_pixels_over_other_places_make_no_difference(seeded):
     table = seeded.table.copy()
     cropped = (table["variant"] == "circular") & (table["metric"] == "error_px")
-    effects = [c for c in table if c.startswith(("difference", "padding_share"))]
+    effects = [c for c in table if c.startswith(("difference", "share"))]
     table.loc[cropped, effects] = np.nan  # as under valid, where the middle alone is left
     table.loc[cropped, "chance"] *= 0.6
     (found,) = padding_tables(dataclasses.replace(seeded, table=table))
@@ -424,7 +424,7 @@ def test_the_table_of_all_scores_has_every_number(seeded, written):
     shown = score_row(row.iloc[0].to_dict())
     assert shown["value"] == number_text(row.iloc[0]["value"], ".3f")
     assert shown["chance"] == "0"
-    for heading in ("chance", "difference", "padding share"):
+    for heading in ("chance", "difference", "share"):
         assert re.search(rf'<th scope="col" class="n" tabindex="0">{heading}</th>', written)
 
 
@@ -519,6 +519,12 @@ def test_a_network_without_padding_is_not_told_of_padding(tmp_path):
     )
     assert not found.pads
     assert found.table["padding_share"].isna().all()
+    (row,) = chosen(
+        found.table, variant="no_pos_embed", layer="mix", target="horizontal", metric="spc"
+    ).to_dict("records")
+    assert row["share"] == pytest.approx(1, abs=0.15)
+    said = f"{percent(row['share'])} of it came from position embeddings; padding has no part in it"
+    assert said in found.verdict()[0]
     text = re.sub(r"<(style|script|pre).*?</\1>", "", page(found), flags=re.DOTALL)
     text = text[text.index("</nav>") :]
     for words in ("without padding", "came from padding", "padding share", "share of padding"):

@@ -70,17 +70,17 @@ def test_shares_are_defined_where_something_was_known():
     for metric in ("mae", "r2", "spc"):
         row = rows.loc[("vertical", metric)]
         beyond = row["value"] + row["difference"] - row["chance"]
-        assert row["padding_share"] == pytest.approx(row["difference"] / beyond)
-        assert row["padding_share_low"] < row["padding_share"] < row["padding_share_high"]
+        assert row["share"] == pytest.approx(row["difference"] / beyond)
+        assert row["share_low"] < row["share"] < row["share_high"]
         assert row["difference_low"] < row["difference"] < row["difference_high"]
-    assert np.isnan(rows.loc[("vertical", "control"), "padding_share"])
+    assert np.isnan(rows.loc[("vertical", "control"), "share"])
     # Not of what kept its padding, nor of what knew nothing, nor where chance is another.
     kept = score_rows(score_layer(part, truth()), original, False, 0, scenes)
-    assert kept["padding_share"].isna().all()
+    assert kept["share"].isna().all()
     nothing = score_layer(np.random.default_rng(3).normal(size=part.shape), truth())
     rows = score_rows(nothing, nothing, True, 0, scenes)
     spc = rows[rows["metric"] == "spc"]
-    assert spc["padding_share"].isna().all()
+    assert spc["share"].isna().all()
     # Nor of what is little more than its own uncertainty, though its interval excludes chance.
     columns, chance = [("vertical", "spc"), ("vertical", "mae")], np.array([0.0, 0.3])
     noise = np.random.default_rng(4).normal(size=40)
@@ -94,14 +94,14 @@ def test_shares_are_defined_where_something_was_known():
         )
         assert (sides * rows["difference"]).min() > 0
         assert (rows["difference_low"] * rows["difference_high"] > 0).all()
-        assert rows["padding_share"].notna().tolist() == [defined, defined]
+        assert rows["share"].notna().tolist() == [defined, defined]
     # Nor is there a difference to the middle of the map alone, position or not.
     middle = score_layer(predicted(0.1)[:, :, 1:-1, 1:-1], truth(kernel=3))
     rows = score_rows(middle, original, True, 0, scenes)
-    effects = [c for c in rows if c.startswith(("difference", "padding_share"))]
+    effects = [c for c in rows if c.startswith(("difference", "share"))]
     assert len(effects) == 6 and rows[effects].isna().all(axis=None)
     first = score_rows(original, None, False, 0, scenes)
-    assert first[["difference", "padding_share"]].isna().all(axis=None)
+    assert first[["difference", "share"]].isna().all(axis=None)
 
 
 def test_top1_is_the_share_of_places_in_the_right_cell():

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ...variants.kinds import KINDS
+
 SCHEMA = 1
 """Version of the tables; later ones only add columns."""
 
@@ -57,11 +59,14 @@ SCORES: dict[str, Column] = {
     "difference": Column("float64", "value of the network as trained less this one, paired"),
     "difference_low": Column("float64", "lower bound"),
     "difference_high": Column("float64", "upper bound"),
-    "padding_share": Column("float64", "part of what is beyond chance that went with padding"),
+    "padding_share": Column("float64", "share, where padding alone was taken away"),
     "padding_share_low": Column("float64", "lower bound"),
     "padding_share_high": Column("float64", "upper bound"),
     "simultaneous_low": Column("float64", "lower bound over all layers and targets at once"),
     "simultaneous_high": Column("float64", "upper bound"),
+    "share": Column("float64", "part of what is beyond chance that went with what was taken away"),
+    "share_low": Column("float64", "lower bound"),
+    "share_high": Column("float64", "upper bound"),
     **{name: _CELL[name] for name in ("family", "parameters", "options", "version")},
 }
 """Columns of ``zoo.parquet``: one row per score of each finished cell."""
@@ -79,7 +84,7 @@ MODELS: dict[str, Column] = {
     "targets": Column("str", "names with commas between"),
     "sha256": Column("str", "of the weights"),
     "layers": Column("Int64", "number of probed layers"),
-    "certified": Column("boolean", "no position is left without padding"),
+    "certified": Column("boolean", "no position is left where most sources are taken away"),
     "residual": Column("float64", "of that certificate"),
     "depth_known": Column("float64", "relative depth of the first layer with an SPC of 0.5"),
     "localisation_error": Column("float64", "least median error in pixels over layers"),
@@ -97,7 +102,12 @@ BY_TARGET: dict[str, Column] = {
     "spc_{}_high": Column("float64", "upper bound"),
     "layer_{}": Column("str", "where"),
     "depth_{}": Column("float64", "relative depth of that layer"),
-    "share_padding_{}": Column("float64", "share of that SPC that went with padding"),
+    **{
+        f"share_{kind.replace(' ', '_')}_{{}}": Column(
+            "float64", f"share of that SPC that went with {kind}, taken away alone"
+        )
+        for kind in KINDS
+    },
 }
 """Further columns of ``models.parquet`` for each target, whose name stands in the braces."""
 

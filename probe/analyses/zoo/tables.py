@@ -47,10 +47,19 @@ def summarise(result: Result, about: Mapping[str, Any]) -> dict[str, Any]:
         "layers": len(result.layers) - 1,
         "batch_size": options["batch_size"],
     }
-    removed = [c for (_, v), c in result.certificates.items() if parse_variant(v).removes_padding]
-    if removed:
-        row |= {"certified": removed[0].passed, "residual": removed[0].residual}
+    taken = _taken(result)
+    most = max(taken, key=lambda name: len(taken[name]))  # the first of those that take as many
+    if taken[most]:
+        certificate = result.certificates[result.conditions[0][0], most]
+        row |= {"certified": certificate.passed, "residual": certificate.residual}
     return row | _best(result)
+
+
+def _taken(result: Result) -> dict[str, frozenset[str]]:
+    """By variant, the kinds of sources that the network has and the variant takes away."""
+    has = {s.partition(":")[0] for c in result.certificates.values() for s in c.sources}
+    names = dict.fromkeys(variant for _, variant in result.conditions)
+    return {name: parse_variant(name).removed_kinds & has for name in names}
 
 
 def _best(result: Result) -> dict[str, Any]:
@@ -63,6 +72,10 @@ def _best(result: Result) -> dict[str, Any]:
     spc = first[first["metric"] == "spc"]
     known = spc.loc[spc["value"] >= KNOWS, "depth"]
     row["depth_known"] = known.min() / whole if len(known) else np.nan
+    alone: dict[str, str] = {}
+    for name, kinds in _taken(result).items():
+        if len(kinds) == 1:
+            alone.setdefault(next(iter(kinds)), name)
     errors = first.loc[first["metric"] == "error_px", "value"]
     row["localisation_error"] = errors.min() if len(errors) else np.nan
     for target, scores in spc.groupby("target", sort=False):
@@ -70,14 +83,19 @@ def _best(result: Result) -> dict[str, Any]:
             continue
         best = scores.iloc[int(scores["value"].argmax())]
         same = (ours["layer"] == best["layer"]) & (ours["target"] == target)
-        shares = ours.loc[same & (ours["metric"] == "spc"), "padding_share"].dropna()
+        shares = ours[same & (ours["metric"] == "spc")].set_index("variant")["share"].dropna()
         row |= {
             f"spc_{target}": best["value"],
             f"spc_{target}_low": best["low"],
             f"spc_{target}_high": best["high"],
             f"layer_{target}": best["layer"],
             f"depth_{target}": best["depth"] / whole,
-            f"share_padding_{target}": shares.iloc[0] if len(shares) else np.nan,
+            f"share_padding_{target}": np.nan,
+        }
+        row |= {
+            f"share_{kind.replace(' ', '_')}_{target}": shares[variant]
+            for kind, variant in alone.items()
+            if variant in shares
         }
     return row
 

@@ -25,7 +25,7 @@ _MIDDLE = "middle alone"
 
 _NUMBERS = [
     *("value", "low", "high", "chance", "difference", "difference_low", "difference_high"),
-    *("padding_share", "padding_share_low", "padding_share_high"),
+    *("share", "share_low", "share_high"),
 ]
 
 Scores = dict[tuple[str, ...], dict[str, float]]
@@ -78,7 +78,7 @@ def padding_tables(record: Record) -> list[dict[str, Any]]:
                 {
                     "weights": weights,
                     "variant": variant,
-                    "removes": parse_variant(variant).removes_padding,
+                    "removes": bool(parse_variant(variant).removed_kinds),
                     "middle": any(
                         cell and cell["difference"] == _MIDDLE
                         for row in rows
@@ -107,7 +107,7 @@ def _effect(scores: Scores, key: tuple[str, ...], metric: str) -> dict[str, str]
         "original": number_text(original["value"], form),
         "value": numbers["value"],
         "difference": _MIDDLE if math.isnan(score["difference"]) else apart,
-        "share": _percent(score["padding_share"]),
+        "share": _percent(score["share"]),
     }
 
 
@@ -151,16 +151,16 @@ def score_row(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the table of all scores as the page shows it."""
     numbers = {name: number_text(row[name], ".3f") for name in _NUMBERS}
     low, high = numbers["difference_low"], numbers["difference_high"]
-    share = _percent(row["padding_share"])
-    if share != "–" and not math.isnan(row["padding_share_low"]):
-        bounds = (row["padding_share_low"], row["padding_share_high"])
+    share = _percent(row["share"])
+    if share != "–" and not math.isnan(row["share_low"]):
+        bounds = (row["share_low"], row["share_high"])
         share += " [{}, {}]".format(*(number_text(100 * v, ".0f") for v in bounds))
     return {
         **row,
         **numbers,
         "chance": "0" if row["chance"] == 0 else numbers["chance"],
         "difference": numbers["difference"] + (f" [{low}, {high}]" if low != "–" else ""),
-        "padding_share": share,
+        "share": share,
     }
 
 

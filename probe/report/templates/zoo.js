@@ -135,7 +135,7 @@
       column("from equals", row => rank(row).equals, { field: "equals", width: 92, hint: "best SPC less the median of the networks within one point of its top-1 accuracy" }),
       column("top-1 (%)", row => row.top1, { field: "top1", width: 84, show: row => element("span", number(row.top1, 1)) }),
     ] : []),
-    column("certificate", certificate, { field: "certificate", numeric: false, width: 96, hint: "whether the network without padding is certified to be without position", show: row => element("span", certificate(row), { class: row.certified ? "pass" : "", title: row.residual === null ? "" : `residual ${row.residual}` }) }),
+    column("certificate", certificate, { field: "certificate", numeric: false, width: 96, hint: "whether the network is certified to be without position once its sources are taken away", show: row => element("span", certificate(row), { class: row.certified ? "pass" : "", title: row.residual === null ? "" : `residual ${row.residual}` }) }),
     column("M param.", row => row.parameters, { field: "parameters", width: 84, show: row => element("span", number(millions(row.parameters))) }),
     column("input", row => parseInt(row.image_size), { field: "input", width: 92, show: row => element("span", String(row.image_size || "–").replace("x", " × ")) }),
     column("time (s)", row => row.seconds, { field: "seconds", width: 80, show: row => element("span", number(row.seconds, 0)) }),
