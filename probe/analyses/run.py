@@ -47,6 +47,7 @@ from ..scores.patterns import Pattern
 from ..scores.tables import joined
 from ..targets import given_maps
 from ..variants.kinds import PADDING
+from ..variants.removing import shift_of
 from ..variants.variant import parse_variant
 
 
@@ -100,7 +101,8 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
             for backbone in setup.backbones
             for variant in setup.variants
         ]
-        for condition in conditions:
+        for condition, trained in _with_trained(conditions):
+            condition.trained = trained
             check_room(job, condition)
         cautions = find_cautions(job, conditions)
         for message in cautions:
@@ -140,6 +142,11 @@ def run(model: str | nn.Module, **options: Unpack[OptionsGiven]) -> Result:
             if any(any(layer.inset) for layer in c.layers)
         },
         "alphas": [row for condition in conditions for row in alpha_rows(condition)],
+        "shifts": {
+            c.view.variant.name: {"places": list(grid), "by": list(shift_of(grid, job.seed))}
+            for c in conditions
+            if (grid := c.view.shifted)
+        },
         "proven": [list(c.key) for c in conditions if c.key in zeros],
     }
     if asked.precision is not None:

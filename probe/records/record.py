@@ -74,7 +74,10 @@ class Record:
         Tidy: one row per score, with columns :data:`COLUMNS`. ``metric`` is ``spc``, ``mae`` or
         ``r2``; ``control``, the SPC of the same readout on the control task, and ``selectivity``,
         SPC less control; for the target ``position``, ``error_px``, the median distance in pixels
-        of the input between predicted and true place; for ``cells``, ``top1``. ``value`` is the
+        of the input between predicted and true place; for ``cells``, ``top1``; of position
+        embeddings that are shifted, ``follows`` and ``stays``, the SPC of the readout of the
+        network as trained for the target shifted likewise, and for the target in its place.
+        ``value`` is the
         mean over test images, ``low`` and ``high`` bound its 95 % bootstrap interval, ``chance`` is
         the score of a constant predictor (the target's mean). ``difference`` is the value of the
         network as trained less this one, paired over images; ``share`` what part that is of what

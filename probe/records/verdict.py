@@ -199,6 +199,7 @@ def _knowledge(facts: _Facts, group: str, members: Sequence[str]) -> Iterator[st
     yield text + _without(facts, (w, layer, target), claims) + "."
     if claims and not facts.untested:
         yield from _each_alone(facts, (w, layer, target))
+        yield from _following(facts, (w, layer, target))
         yield from _located(facts, w, whose)
 
 
@@ -232,6 +233,24 @@ def _each_alone(facts: _Facts, key: tuple[str, str, str]) -> Iterator[str]:
     if left:
         scores = "; ".join(f"{how(v)} {interval(*score)}" for v, score in left.items())
         yield f"Where one kind of source alone is taken away, {layer} is left with: {scores}."
+
+
+def _following(facts: _Facts, key: tuple[str, str, str]) -> Iterator[str]:
+    """Whether the best score follows position embeddings that are shifted."""
+    w, layer, target = key
+    table = facts.table
+    for variant, shift in facts.record.provenance.get("shifts", {}).items():
+        of = (table["weights"] == w) & (table["variant"] == variant)
+        of &= (table["layer"] == layer) & (table["target"] == target)
+        rows = table[of].set_index("metric")[_VALUE]
+        if "follows" not in rows.index:
+            continue
+        (down, right), (height, width) = shift["by"], shift["places"]
+        yield (
+            f"With position embeddings shifted by {down} rows and {right} columns of {height} × "
+            f"{width} places, the readout of {layer} as trained finds {knowledge(target)} shifted "
+            f"likewise: SPC {interval(*rows.loc['follows'])}; 1 is to follow the embeddings alone."
+        )
 
 
 def _located(facts: _Facts, w: str, whose: str) -> Iterator[str]:

@@ -53,6 +53,8 @@ LABELS = {
     "selectivity": "SPC less control task",
     "error_px": "Localisation error (px)",
     "top1": "Share of cells found",
+    "follows": "SPC for the shifted target, readout as trained",
+    "stays": "SPC for the target in its place, readout as trained",
 }
 
 

@@ -117,6 +117,8 @@ class Condition:
     extra: dict[str, list[Extra]] = field(default_factory=dict)  # of each batch of test images
     scored: dict[str, Scored] = field(default_factory=dict)
     pixels: list[np.ndarray] = field(default_factory=list)  # predictions from the input alone
+    trained: Condition | None = None  # the same weights as trained, where embeddings are shifted
+    followed: dict[str, list[np.ndarray]] = field(default_factory=dict)  # see runner.follow
 
     @classmethod
     def of(cls, job: Job, backbone: Backbone, seen: VariantRun) -> Condition:

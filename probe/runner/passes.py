@@ -23,6 +23,7 @@ from ..stimuli.source import stretch
 from ..targets import layer_targets
 from ..text import first_line
 from ..variants.canvas import canvas_batch
+from .follow import note_following
 from .job import CONCAT, FIRST_TEST_IMAGE, INPUT, Condition, Job, check_finite
 
 Receive = Callable[[Condition, int, Layer, Tensor], None]
@@ -158,6 +159,7 @@ def test(job: Job, group: Sequence[Condition], bar: tqdm, begin: int = 0) -> Non
         predictions, scores = condition.readouts[layer.name].predict_and_score(features)
         predictions = predictions.cpu()
         check_finite(predictions, layer, condition)
+        note_following(job, condition, layer, features)
         condition.predictions.setdefault(layer.name, []).append(predictions.numpy())
         extra = {key: values.cpu().numpy() for key, values in scores.items()}
         condition.extra.setdefault(layer.name, []).append(extra)

@@ -15,6 +15,7 @@ from ..scores.patterns import Pattern, find_pattern
 from ..scores.tables import joined, profile_rows, score_rows, within_range
 from ..stimuli.scenes import scene_size
 from ..text import is_random
+from .follow import follow_rows
 from .job import INPUT, Condition, Job
 
 
@@ -25,22 +26,15 @@ def condition_rows(job: Job, condition: Condition, original: Condition | None) -
     placed = _placed(job, condition)
     if not placed:  # nothing tells whether they lie over the same part of the image
         original = None
-    tables = [
-        score_rows(
-            condition.scored[layer.name],
-            original.scored[layer.name] if original else None,
-            removes,
-            job.seed,
-            job.scenes,
-        ).assign(
-            layer=layer.name,
-            depth=layer.depth,
-            channels=layer.channels,
-            height=layer.height,
-            width=layer.width,
-        )
-        for layer in condition.layers
-    ]
+    tables = []
+    for layer in condition.layers:
+        scored = condition.scored[layer.name]
+        trained = original.scored[layer.name] if original else None
+        rows = score_rows(scored, trained, removes, job.seed, job.scenes)
+        if layer.name in condition.followed:
+            rows = joined([rows, follow_rows(job, condition, layer)])
+        shape = {"channels": layer.channels, "height": layer.height, "width": layer.width}
+        tables.append(rows.assign(layer=layer.name, depth=layer.depth, **shape))
     table = joined(tables, weights=weights, variant=variant)
     return table if placed else table[table["metric"] != "error_px"]
 

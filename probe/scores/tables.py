@@ -27,6 +27,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "error_px": (0, np.inf),
     "r2": (-np.inf, 1),
     "top1": (0, 1),
+    "follows": (-1, 1),
+    "stays": (-1, 1),
 }
 """Least and greatest value of metrics that have one."""
 

@@ -65,9 +65,15 @@ def shuffle(values: Tensor, grids: tuple[Grid, ...], order: Tensor) -> Tensor:
 def shift(values: Tensor, grids: tuple[Grid, ...], order: Tensor) -> Tensor:
     """Roll over the grid, so that the place which ``order`` has first comes first."""
     ((height, width),) = grids
-    down, right = divmod(int(order[0]) or height * width // 2, width)
+    down, right = shift_to(order, (height, width))
     rolled = values.unflatten(-1, (height, width)).roll((-down, -right), (-2, -1))
     return rolled.flatten(-2)
+
+
+def shift_to(order: Tensor, grid: Grid) -> Grid:
+    """Row and column of the place that comes first; never the first as it is."""
+    height, width = grid
+    return divmod(int(order[0]) or height * width // 2, width)
 
 
 def first_place(values: Tensor, grids: tuple[Grid, ...], order: Tensor) -> Tensor:
@@ -158,14 +164,14 @@ def _waves(angles: Tensor) -> Tensor:
     return both
 
 
+SHIFTED = "shifted_pos_embed"
+
 REMOVALS: dict[str, Removal] = {
     "no_pos_embed": Removal(
         "absolute position embeddings at their mean over places", level, removes=True
     ),
     "shuffled_pos_embed": Removal("absolute position embeddings permuted over places", shuffle),
-    "shifted_pos_embed": Removal(
-        "absolute position embeddings shifted around the torus of places", shift
-    ),
+    SHIFTED: Removal("absolute position embeddings shifted around the torus of places", shift),
     "no_rel_bias": Removal(
         "relative position biases at their mean over offsets", level, RELATIVE, removes=True
     ),

@@ -13,7 +13,7 @@ from ..backbones.layer import Layer, as_tokens
 from ..backbones.reading import describe
 from .follower import Meeting
 from .kinds import EMBEDDING, RELATIVE
-from .removals import REMOVALS, Change, Grid, level
+from .removals import REMOVALS, Change, Grid, level, shift_to
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Removing:
         self._model, self._seed = model, seed
         self._image = Layer("", 1, 0, 0, 0, "", 0, image_size)
         self._layers: dict[tuple[int, ...], Layer | None] = {}
+        self.grids: set[Grid] = set()  # places of position embeddings that were met
 
     def __call__(self, meeting: Meeting) -> Tensor:
         removal = self._removals.get(meeting.source.kind)
@@ -63,8 +64,7 @@ class Removing:
         return self._layers[shape]
 
     def _order(self, places: int, device: torch.device) -> Tensor:
-        stream = torch.Generator().manual_seed(self._seed)
-        return torch.randperm(places, generator=stream).to(device)
+        return _drawn(places, self._seed).to(device)
 
     def _laid_out(self, meeting: Meeting, change: Change) -> tuple[Tensor] | None:
         """Change an embedding that is added to a map or to tokens of the image, if it is."""
@@ -77,6 +77,7 @@ class Removing:
         tokens = as_tokens(c.expand(shape), layer.layout).clone()
         last = tokens.shape[1] - layer.suffix
         places = tokens[:, layer.prefix : last].transpose(1, 2)
+        self.grids.add((layer.height, layer.width))
         order = self._order(places.shape[2], c.device)
         changed = change(places, ((layer.height, layer.width),), order)
         tokens[:, layer.prefix : last] = changed.transpose(1, 2)
@@ -93,11 +94,15 @@ class Removing:
         turned = c.permute(*others, *dims)
         if logits or len(dims) == 1:
             axes = [self._places(c.shape[d], meeting.of_map) for d in dims]
+            if meeting.source.kind == EMBEDDING:
+                self.grids.update(axis.grid for axis in axes)
             order = self._order(axes[0].count, c.device)
             return _in_blocks(turned, axes, change, order).permute(back)
         sizes = [c.shape[d] for d in dims]
         flat = turned.flatten(len(others))
         grid = (sizes[0], math.prod(sizes[1:]))
+        if meeting.source.kind == EMBEDDING:
+            self.grids.add(grid)
         changed = change(flat, (grid,), self._order(flat.shape[-1], c.device))
         return changed.unflatten(-1, sizes).permute(back)
 
@@ -109,6 +114,15 @@ class Removing:
         if layer is None or layer.suffix:
             return _Places((side, side) if side * side == length else (1, length))
         return _Places((layer.height, layer.width), layer.prefix)
+
+
+def _drawn(places: int, seed: int) -> Tensor:
+    return torch.randperm(places, generator=torch.Generator().manual_seed(seed))
+
+
+def shift_of(grid: Grid, seed: int) -> Grid:
+    """By how many rows and columns ``shifted_pos_embed`` moves embeddings: up and to the left."""
+    return shift_to(_drawn(math.prod(grid), seed), grid)
 
 
 def _of_another_map(meeting: Meeting) -> bool:

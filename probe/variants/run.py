@@ -16,7 +16,7 @@ from ..borders.mode import padding
 from ..errors import ProbeError
 from ..stimuli.source import stretch
 from .follower import Follower
-from .removals import REMOVALS
+from .removals import REMOVALS, SHIFTED, Grid
 from .removing import Removing
 from .variant import Variant
 
@@ -30,12 +30,13 @@ def running(
     seed: int = 0,
     first: int = 0,
     wrap_unpadded: bool = True,
+    remove: Removing | None = None,
 ) -> Iterator[Any]:
     """Run a backbone as the variant says, inside the block.
 
     ``x`` is its input, as it will be given, ``seed`` that of noise and of shuffled position
     embeddings, ``first`` the number of the first image of the batch, on which noise depends;
-    ``wrap_unpadded`` see :class:`probe.padding`.
+    ``wrap_unpadded`` see :class:`probe.padding`; ``remove`` does the removals, if given.
     """
     border: AbstractContextManager[Any] = nullcontext()
     if variant.rule != "original":
@@ -44,7 +45,8 @@ def running(
         with border as mode:
             yield mode
         return
-    remove = Removing(variant.removals, model, (int(x.shape[-2]), int(x.shape[-1])), seed)
+    size = int(x.shape[-2]), int(x.shape[-1])
+    remove = remove or Removing(variant.removals, model, size, seed)
     with border as mode, Follower(model, x, remove) as follower:
         yield mode
     met = {source.kind for source in follower.sources}
@@ -74,6 +76,9 @@ class VariantRun:
         Pixels on each side of the images that only the network sees; 0 without a canvas.
     wrap_unpadded : bool
         See :class:`probe.padding`; False where a network needs maps of the sizes it was built with.
+    shifted : tuple of (int, int), optional
+        Rows and columns of places over which position embeddings are shifted; None if none are, or
+        those of several maps.
     """
 
     variant: Variant
@@ -81,6 +86,7 @@ class VariantRun:
     layers: tuple[Layer, ...]
     margin: int = 0
     wrap_unpadded: bool = True
+    shifted: Grid | None = None
 
     def run(
         self,
@@ -131,8 +137,10 @@ def open_variant(
     if variant.rule in ("original", "zeros") and not variant.canvas and not variant.removals:
         return plain
     x = backbone.normalise(stretch(images, plain.margin))
+    size = int(x.shape[-2]), int(x.shape[-1])
+    remove = Removing(variant.removals, backbone.model, size, 0)
     try:
-        with running(variant, backbone.model, x):
+        with running(variant, backbone.model, x, remove=remove):
             seen = probed.again(backbone.model, x, backbone.name)
     except ProbeError as error:
         if variant.rule == "circular":
@@ -149,7 +157,8 @@ def open_variant(
     if variant.canvas:
         return replace(plain, probed=seen)
     if variant.rule != "valid":
-        return VariantRun(variant, seen, seen.layers)
+        one = variant.embedding == SHIFTED and len(remove.grids) == 1
+        return VariantRun(variant, seen, seen.layers, shifted=min(remove.grids) if one else None)
     layers = []
     for before, after in zip(probed.layers, seen.layers, strict=True):
         height, width = before.image_size

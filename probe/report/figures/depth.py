@@ -42,7 +42,7 @@ from .conditions import (
     rows_of,
 )
 
-_CORRELATIONS = ("spc", "control", "selectivity")
+_CORRELATIONS = ("spc", "control", "selectivity", "follows", "stays")
 
 _MAX_TICKS = 14
 
@@ -62,7 +62,8 @@ def plot_layers(
     table : DataFrame
         Tidy scores with the columns of :attr:`probe.Result.table`.
     metric : str
-        ``spc``, ``mae``, ``r2``, ``control``, ``selectivity``, ``error_px`` or ``top1``.
+        ``spc``, ``mae``, ``r2``, ``control``, ``selectivity``, ``error_px``,
+        ``top1``, ``follows`` or ``stays``.
     targets : str or sequence of str, optional
         Which targets, a panel each; all that have such a score by default.
     width : float, optional
