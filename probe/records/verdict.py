@@ -217,7 +217,8 @@ def _without(facts: _Facts, key: tuple[str, str, str], claims: bool) -> str:
         text += f", a difference of {interval(*bare[_DIFFERENCE])}"
     if not math.isnan(bare["share"]):
         gone = [plural(kind) for kind in facts.gone(removal)] or [PADDING]
-        text += f": {percent(bare['share'])} of it came from {' and '.join(gone)}"
+        part = "all" if bare["share"] >= 0.995 else percent(bare["share"])
+        text += f": {part} of it came from {' and '.join(gone)}"
         if not facts.pads:
             text += "; padding has no part in it"
     return text
