@@ -18,7 +18,7 @@ from .style import INPUT
 
 _OTHERS = {
     "survey": "Survey of timm's architectures: which are certified to be without position once "
-    "padding is gone",
+    "padding, or every source, is taken away",
     "erasure": "Position taken out of a layer",
     "pooled": "Position after pooling",
     "ladder": "From 0 to 80 to 100: one network without a border, as trained, and with coordinates",
@@ -26,6 +26,9 @@ _OTHERS = {
     "instances": "Telling identical objects apart: what segmentation asks of position",
     "reproduction": "The published table, measured",
 }
+
+
+_ZOO = "A zoo: many networks, one leaderboard"
 
 
 def write_index(folder: Path) -> Path:
@@ -52,6 +55,8 @@ def write_index(folder: Path) -> Path:
         title: [p.relative_to(folder).as_posix() for p in sorted(folder.glob(f"*/{name}.html"))]
         for name, title in _OTHERS.items()
     }
+    zoos = (p.with_name("index.html") for p in sorted(folder.glob("*/zoo.json")))
+    others[_ZOO] = [p.relative_to(folder).as_posix() for p in zoos if p.exists()]
     document = (
         templates().get_template("index.html").render(entries=entries, faults=faults, others=others)
     )

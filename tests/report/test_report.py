@@ -738,3 +738,11 @@ def test_figures_are_as_wide_as_asked_for(tiny, tiny_options):
     with pytest.raises(probe.ProbeError, match="inches above 0"):
         result.plot_layers(width=0)
     plt.close("all")
+
+
+def test_the_index_links_zoos(tmp_path):
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "zoo.json").write_text("{}")
+    assert "A zoo" not in write_index(tmp_path).read_text(encoding="utf-8")
+    (tmp_path / "zoo" / "index.html").write_text("")
+    assert '<a href="zoo/index.html">A zoo</a>' in write_index(tmp_path).read_text(encoding="utf-8")
