@@ -22,9 +22,11 @@ import probe
 from probe.analyses.attribution.attribution import attribute
 from probe.records.record import PROFILE_COLUMNS
 from probe.report.figures.conditions import CHANCE, best_score, handles, leading, look
+from probe.report.figures.depth import layer_figure
 from probe.report.figures.maps import pattern_rows
 from probe.report.index import write_index
 from probe.report.page import page
+from probe.report.parts import slim
 from probe.report.sections.scores import control_rows, padding_tables, score_row
 from probe.report.style import PAGE, PALETTE, PAPER
 from probe.stimuli.given import Given
@@ -746,3 +748,19 @@ def test_the_index_links_zoos(tmp_path):
     assert "A zoo" not in write_index(tmp_path).read_text(encoding="utf-8")
     (tmp_path / "zoo" / "index.html").write_text("")
     assert '<a href="zoo/index.html">A zoo</a>' in write_index(tmp_path).read_text(encoding="utf-8")
+
+
+def test_figures_within_pages_are_small_and_whole(seeded):
+    for figure in (layer_figure(seeded.table, "spc", "vertical"), seeded.plot_maps()):
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        before = file.getvalue()[file.getvalue().index("<svg") :]
+        after = slim(before)
+        assert len(after) < 0.9 * len(before) and slim(after) == after
+        referred = set(re.findall(r'(?:href="|url\()#([^")]+)', after))
+        assert referred <= set(re.findall(r'\sid="([^"]+)"', after))
+        assert re.findall(r">([^<>\n]+)</text>", after) == re.findall(r">([^<>\n]+)</text>", before)
+        paths = [re.findall(r' d="([^"]*)"', text) for text in (before, after)]
+        numbers = [[float(n) for n in re.findall(r"-?\d+\.?\d*", " ".join(d))] for d in paths]
+        np.testing.assert_allclose(*numbers, atol=0.051)
+    plt.close("all")
