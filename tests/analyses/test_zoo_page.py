@@ -194,3 +194,17 @@ def test_two_thousand_rows_are_quick(tmp_path):
         times = [chromium.do(f"{clock}(() => {act})") for act in (sort, filter_)]
         assert max(times) < 200, times
         assert chromium.messages == []
+
+
+def test_sentences_say_of_how_many_and_of_which_weights():
+    """The best of all has random weights: a sentence on trained networks says that it is that."""
+    models, curves = zoo(6)
+    finished = models["status"] == "finished"
+    best = models[finished & (models["weights"] == "random")].index[0]
+    models.loc[best, ["spc_vertical", "spc_vertical_low", "spc_vertical_high"]] = 0.99, 0.98, 1.0
+    trained, drawn = (
+        next(s for s in data_of(zoo_page(models, curves))["findings"]["vertical"] if words in s)
+        for words in ("Of 3 trained networks knows most", "Of 3 sets of random weights knows most")
+    )
+    assert "random" not in trained.partition(" knows ")[2]
+    assert f"{models.loc[best, 'model']}, random: SPC 0.99 [0.98, 1.00]" in drawn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -194,28 +194,45 @@ def _ranked(rank: pd.Series, stands: pd.Series) -> dict[str, Any]:
 
 
 def _findings(members: pd.DataFrame, stands: pd.DataFrame, target: str) -> list[str]:
-    """Say who knows most and least, who does at equal accuracy, and who leaves its family."""
-    trained = members[~members["weights"].map(lambda w: is_random(str(w)))]
-    chosen = trained if trained[f"spc_{target}"].notna().any() else members
-    ordered = best_first(chosen, target)
+    """Say who knows most and least, who does at equal accuracy, and who leaves its family.
+
+    Trained networks come first, apart from those with random weights.
+    """
+    drawn = members["weights"].map(lambda w: is_random(str(w)))
+    groups = {"trained": members[~drawn], "random": members[drawn]}
+    return [
+        sentence
+        for kind, group in groups.items()
+        for sentence in _group_findings(group, stands, target, kind)
+    ]
+
+
+def _group_findings(
+    members: pd.DataFrame, stands: pd.DataFrame, target: str, kind: str
+) -> Iterator[str]:
+    ordered = best_first(members, target)
     if ordered.empty:
-        return []
+        return
 
     def said(row: pd.Series) -> str:
         name = network_name(row["model"], row["weights"])
         value, low, high = (number_text(row[f"spc_{target}{end}"]) for end in ("", "_low", "_high"))
         return f"{name}: SPC {value} [{low}, {high}]"
 
+    count = len(ordered)
+    who = "trained network" if kind == "trained" else "set of random weights"
+    many = "trained networks" if kind == "trained" else "sets of random weights"
     what = target.replace("_", " ")
     first, last = ordered.iloc[0], ordered.iloc[-1]
-    sentences = [f"Knows most of {what}: {said(first)}."]
-    if len(ordered) > 1:
-        sentences.append(f"Knows least: {said(last)}.")
+    if count == 1:
+        yield f"The one {who} knows of {what}: {said(first)}."
+        return
+    yield f"Of {count} {many} knows most of {what}: {said(first)}; least: {said(last)}."
     stands = stands.loc[ordered.index]
     equals, apart = stands["from_equals"].to_numpy(float), stands["from_family"].to_numpy(float)
     if np.nanmin(equals, initial=0) < 0:
         k = int(np.nanargmin(equals))
-        sentences.append(
+        yield (
             f"Knows least at equal accuracy: {said(ordered.iloc[k])}, {number_text(-equals[k])} "
             f"below the median of the {stands['equals'].iloc[k]} networks within one point of its "
             f"top-1 ({ordered['top1'].iloc[k]:.1f} %)."
@@ -223,8 +240,8 @@ def _findings(members: pd.DataFrame, stands: pd.DataFrame, target: str) -> list[
     if np.nanmax(np.abs(apart), initial=0) > 0:
         k = int(np.nanargmax(np.abs(apart)))
         way = "above" if apart[k] > 0 else "below"
-        sentences.append(
-            f"Farthest from its family: {said(ordered.iloc[k])}, {number_text(abs(apart[k]))} "
-            f"{way} the median of the others of {ordered['family'].iloc[k]}."
+        yield (
+            f"Farthest from its family, of {count} {many}: {said(ordered.iloc[k])}, "
+            f"{number_text(abs(apart[k]))} {way} the median of the others of "
+            f"{ordered['family'].iloc[k]}."
         )
-    return sentences
