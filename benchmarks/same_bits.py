@@ -52,6 +52,8 @@ CHANGED = {
     "run: vit: *padding_share*": "where nothing pads there is no share of padding",
     "reproduce: *": "follows the authors' code: stripes, normalisation, resizing, upsampling",
     "*: simultaneous_*": "new columns",
+    "*: share": "new column",
+    "*: share_*": "new columns",
     "certify: sources of *: consumed": "new column",
     "certify: sources of *: even": "new column",
     "run: resnet, canvas: *": "a canvas is run in smaller batches, so that sums round otherwise",
