@@ -188,8 +188,9 @@ def test_a_process_that_ends_costs_one_row(monkeypatch):
 def test_processes_are_refused_where_cuda_is_in_use(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     with pytest.raises(probe.ProbeError, match="CUDA is in use here already"):
-        survey("test_vit", tmp_path / "out", processes=True, **QUIET)
+        survey("test_vit", tmp_path / "out", processes=True, **QUIET | {"device": "auto"})
     assert not (tmp_path / "out").exists()
+    assert len(survey("test_vit", processes=True, **QUIET)) == 1  # the CPU can be had
 
 
 def test_there_is_no_survey_to_load(tmp_path):

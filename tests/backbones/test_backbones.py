@@ -252,6 +252,7 @@ def test_wrappers_around_a_network_are_taken_off():
     options |= {"variants": "original", "targets": ["vertical"], "device": "cpu"}
     plain = probe.run(net, **options)
     for wrapped in (nn.DataParallel(net), torch.compile(net), nn.DataParallel(torch.compile(net))):
+        net.cpu()  # where there is a GPU, wrapping has moved it
         got = probe.run(wrapped, **options)
         assert got.layers == plain.layers and got.model == plain.model == "ResNet"
         assert got.table.equals(plain.table)

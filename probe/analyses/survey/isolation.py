@@ -24,11 +24,6 @@ def forked(work: Callable[[], T]) -> T | str:
     """
     if not hasattr(os, "fork"):
         raise ProbeError("processes: expected a system that can fork, such as Linux or macOS")
-    if torch.cuda.is_initialized():
-        raise ProbeError(
-            "processes: CUDA is in use here already, and forked processes could not use it; start "
-            "the survey in a new Python, or without processes"
-        )
     reader, writer = os.pipe()
     free = free_memory()
     pid = os.fork()

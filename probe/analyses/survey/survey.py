@@ -96,6 +96,11 @@ def survey(
     """
     wanted = [variants] if isinstance(variants, str) else list(variants)
     wanted = list(dict.fromkeys(parse_variant(variant).name for variant in wanted))
+    if processes and torch.device("cpu") != device != "cpu" and torch.cuda.is_initialized():
+        raise ProbeError(
+            "processes: CUDA is in use here already, and forked processes could not use it; start "
+            "the survey in a new Python, without processes, or on device 'cpu'"
+        )
     names = match(models)
     rows = read_finished(out) if out is not None else {}
     done = {key for key, row in rows.items() if row["timm"] == timm.__version__}
