@@ -227,7 +227,7 @@ def _group_findings(
     if count == 1:
         yield f"The one {who} knows of {what}: {said(first)}."
         return
-    yield f"Of {count} {many} knows most of {what}: {said(first)}; least: {said(last)}."
+    yield f"Knows most of {what}, of {count} {many}: {said(first)}; least: {said(last)}."
     stands = stands.loc[ordered.index]
     equals, apart = stands["from_equals"].to_numpy(float), stands["from_family"].to_numpy(float)
     if np.nanmin(equals, initial=0) < 0:
