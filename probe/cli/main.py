@@ -44,21 +44,27 @@ def _plain_warnings() -> Iterator[None]:
         yield
 
 
-def _terminated(number: int, frame: Any) -> None:
-    """End like Ctrl-C does: workers are stopped, temporary files removed."""
-    sys.exit(128 + number)
-
-
 def main() -> None:
     """Run the command; explain what can't be done in one sentence and exit with status 2."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    ended: list[int] = []
+
+    def terminated(number: int, frame: Any) -> None:
+        """End like Ctrl-C does: workers are stopped, temporary files removed."""
+        ended.append(128 + number)
+        sys.exit(ended[-1])
+
     with suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, _terminated)
+        signal.signal(signal.SIGTERM, terminated)
     try:
         with _plain_warnings():
             app()
-    except ProbeError as error:
+    except BaseException as error:
+        if ended:  # whatever the end broke on its way out is no fault
+            sys.exit(ended[-1])
+        if not isinstance(error, ProbeError):
+            raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

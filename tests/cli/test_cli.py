@@ -561,7 +561,7 @@ def test_sigterm_ends_a_study_with_its_workers(tmp_path):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signal.SIGTERM, said
     assert "Traceback" not in said
     while alive() and time.monotonic() < deadline:
         time.sleep(0.2)
