@@ -17,11 +17,11 @@ FOLLOWS, STAYS = "follows", "stays"
 
 
 def note_following(job: Job, condition: Condition, layer: Layer, features: Tensor) -> None:
-    """Read a shifted condition's features with the readout of the network as trained.
+    """Read a shifted condition's features (B, C, h, w) with the readout of the network as trained.
 
     Where embeddings are moved by s places, a layer that has its position from them shows at place
     p what it showed at p + s: the readout should find ``T(p + s)``, and not ``T(p)``. Kept are the
-    SPC of both, where the layer's places are those of the embeddings.
+    SPC of both, (B, 2, T) in [−1, 1], where the layer's places are those of the embeddings.
     """
     trained, grid = condition.trained, condition.view.shifted
     if trained is None or grid is None or layer.name == INPUT:

@@ -96,7 +96,7 @@ def survey(
     """
     wanted = [variants] if isinstance(variants, str) else list(variants)
     wanted = list(dict.fromkeys(parse_variant(variant).name for variant in wanted))
-    if processes and torch.device("cpu") != device != "cpu" and torch.cuda.is_initialized():
+    if processes and str(device) != "cpu" and torch.cuda.is_initialized():
         raise ProbeError(
             "processes: CUDA is in use here already, and forked processes could not use it; start "
             "the survey in a new Python, without processes, or on device 'cpu'"
