@@ -56,6 +56,7 @@ def read_layers(
     x: Tensor,
     label: str = "the model",
     needed: Sequence[str] | None = None,
+    why: bool = True,
 ) -> ReadLayers:
     """Learn by dry runs on one image, whole and changed, how the outputs of modules lie over it.
 
@@ -71,6 +72,8 @@ def read_layers(
         What messages call the model.
     needed : sequence of str, optional
         Names for which ``forward`` is run where ``forward_features`` does not reach them.
+    why : bool
+        Whether to list what never ran, with the reason, which takes another dry run.
 
     Raises
     ------
@@ -115,7 +118,7 @@ def read_layers(
         outputs.append((address, layer, fault))
     whole = next((layer for name, layer, _ in reversed(outputs) if not name), None)
     outputs = [output for output in outputs if output[0]]
-    silent = [name for name in names if not calls[name]]
+    silent = [name for name in names if why and not calls[name]]
     outputs += _silent(model, silent, entry, pair[:1], label, calls) if silent else []
     return ReadLayers(_like_neighbours(outputs), calls, entry, memory_format, whole)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -16,25 +16,42 @@ _ROUNDING = 1e-6
 """Share by which sums of the same numbers may differ, as reductions on some devices do."""
 
 
-def first_random(model: nn.Module, run: Callable[[], Any], device: torch.device) -> str | None:
+_Passes = list[list[tuple[str, tuple[float, ...], float]]]
+
+
+def first_random(
+    model: nn.Module, run: Callable[[], Any], device: torch.device, layers: Sequence[str]
+) -> str | None:
     """Run a network twice on the same batch; return the first module that differs, if one does.
 
-    The module is the first to return something else, so that chance enters in it or in the code
-    between it and the module before; ``(forward)`` stands for the network's own. The generators of
-    random numbers are afterwards as they were.
+    At first ``layers`` and what the network returns are compared, and where these differ all
+    modules. The one returned is the first to return something else, so that chance enters in it or
+    in the code between it and the module before; ``(forward)`` stands for the network's own. The
+    generators of random numbers are afterwards as they were.
     """
-    names = [name for name, module in model.named_modules() if name and takes_hooks(module)]
-    passes: list[list[tuple[str, tuple[float, ...], float]]] = []
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for _ in range(2):
-            returned: list[tuple[str, tuple[float, ...], float]] = []
+        coarse = _first_apart(_two_passes(model, run, layers))
+        if coarse is None:
+            return None
+        names = [name for name, module in model.named_modules() if name and takes_hooks(module)]
+        return _first_apart(_two_passes(model, run, names)) or coarse
 
-            def note(name: str, output: Any, into: Any = returned) -> None:
-                into.append((name, *_digest(output)))
 
-            with hooked(model, names, note):
-                note("(forward)", run())
-            passes.append(returned)
+def _two_passes(model: nn.Module, run: Callable[[], Any], names: Sequence[str]) -> _Passes:
+    passes: _Passes = []
+    for _ in range(2):
+        returned: list[tuple[str, tuple[float, ...], float]] = []
+
+        def note(name: str, output: Any, into: Any = returned) -> None:
+            into.append((name, *_digest(output)))
+
+        with hooked(model, names, note):
+            note("(forward)", run())
+        passes.append(returned)
+    return passes
+
+
+def _first_apart(passes: _Passes) -> str | None:
     for one, other in zip_longest(*passes):
         if one is None or other is None or one[0] != other[0]:
             return str((one or other)[0])

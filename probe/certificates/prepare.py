@@ -104,7 +104,7 @@ def _find_layers(
                 else:
                     probed = probe_layers(candidate.model, layers, x, backbone.name)
                 others = partial(_other_sizes, candidate, probed, size, seed, build)
-                return CertificationTarget(candidate, probed, images, seed, others)
+                return CertificationTarget(candidate, backbone, probed, images, seed, others)
             except ProbeError as error:
                 failure = failure or error
     assert failure is not None

@@ -47,7 +47,8 @@ from .shifts import residual_of, smallest_shift, whole_places
 class CertificationTarget:
     """A network ready to be certified under any variant; see :func:`prepare`.
 
-    ``backbone`` is a copy in float64 where that can be had, ``probed`` the layers to look at,
+    ``backbone`` is a copy in float64 where that can be had, ``single`` the network as it was,
+    many times as fast, for all that needs no precision; ``probed`` are the layers to look at,
     ``images`` one tileable image in [0, 1], ``seed`` that of noise, ``others`` builds the same
     network for images of other sizes, on which a shift may fit that moves every layer by whole
     places and windows; it takes the least common multiple of the layers' strides. ``fixed``: the
@@ -55,6 +56,7 @@ class CertificationTarget:
     """
 
     backbone: Backbone
+    single: Backbone
     probed: ProbedLayers
     images: Tensor
     seed: int = 0
@@ -69,19 +71,20 @@ class CertificationTarget:
     def inventory(self) -> pd.DataFrame:
         """See :func:`sources`."""
         if self._inventory is None:
-            with quietly(self.backbone.model):
-                x = self.backbone.normalise(self.images)
-                self._inventory = take_inventory(self.backbone.model, x, self.probed.entry)
+            with quietly(self.single.model):
+                x = self.single.normalise(self.images)
+                self._inventory = take_inventory(self.single.model, x, self.probed.entry)
         return self._inventory
 
     @property
     def everything(self) -> ReadLayers:
         """How the outputs of all modules lie over the image."""
         if self._read is None:
-            model = self.backbone.model
+            model = self.single.model
             names = [name for name, m in model.named_modules() if name and takes_hooks(m)]
-            x = self.backbone.normalise(self.images)
-            self._read = read_layers(model, names, x, self.backbone.name, self._names)
+            x = self.single.normalise(self.images)
+            with quietly(model):
+                self._read = read_layers(model, names, x, self.single.name, self._names, why=False)
         return self._read
 
     @property
@@ -90,12 +93,20 @@ class CertificationTarget:
 
     @property
     def random(self) -> str | None:
-        """The first module that returns something else for the same images, if one does."""
+        """The first module that returns something else for the same images, if one does.
+
+        What differs must do so in double precision too, where rounding does not grow.
+        """
         if self._random is None:
-            model, x = self.backbone.model, self.backbone.normalise(self.images)
-            with quietly(model):
-                run = partial(entered(model, self.probed.entry), x)
-                self._random = (first_random(model, run, x.device),)
+            found: str | None = None
+            for seen in (self.single, self.backbone):
+                model, x = seen.model, seen.normalise(self.images)
+                with quietly(model):
+                    run = partial(entered(model, self.probed.entry), x)
+                    found = first_random(model, run, x.device, self._names)
+                if found is None:
+                    break
+            self._random = (found,)
         return self._random[0]
 
     @property
@@ -139,6 +150,7 @@ class CertificationTarget:
             )
             return replace(blank, reason=reason, first_break=self.random)
         stride = total_stride(self.backbone.model)
+        read = self.everything  # in single precision, so before double precision is on
         with quietly(self.backbone.model):
             if variant.canvas and margin is None:
                 margin, _ = find_margin(self.backbone, self.probed, stride)
@@ -157,10 +169,10 @@ class CertificationTarget:
             plain = VariantRun(parse_variant("original"), self.probed, self.probed.layers)
             if variant.name == "original" or self._plain is None or self._plain.shift != shift:
                 watch = threshold if variant.name == "original" else None
-                self._plain = self._measure(plain, shift, watch)
+                self._plain = self._measure(plain, shift, read, watch)
             measured = self._plain
             if variant.name != "original":
-                measured = self._measure_closely(seen, shift, threshold, remaining)
+                measured = self._measure_closely(seen, shift, read, threshold, remaining)
         blank = replace(blank, contrast=self._plain.residual, contact=leakage, margin=seen.margin)
         values = vars(measured).copy()
         before = values.pop("before")
@@ -217,10 +229,15 @@ class CertificationTarget:
         return replace(measured, passed=passed, reason=reason, first_break=first)
 
     def _measure_closely(
-        self, seen: VariantRun, shift: tuple[int, int], threshold: float, remaining: Sequence[str]
+        self,
+        seen: VariantRun,
+        shift: tuple[int, int],
+        read: ReadLayers,
+        threshold: float,
+        remaining: Sequence[str],
     ) -> _Measurement:
         """Measure; where it fails, with another shift if that may do, and module by module."""
-        measured = self._measure(seen, shift)
+        measured = self._measure(seen, shift, read)
         if measured.residual <= threshold:
             return measured
         sides = list(zip(self.probed.layers[0].image_size, shift, strict=True))
@@ -229,10 +246,10 @@ class CertificationTarget:
         for factor in range(2, most) if not remaining else ():
             wider = (factor * shift[0], factor * shift[1])
             if all(n % (factor * step) == 0 < n - factor * step for n, step in sides):
-                again = self._measure(seen, wider)
+                again = self._measure(seen, wider, read)
                 if again.residual <= threshold:
                     return again
-        return self._measure(seen, shift, threshold)
+        return self._measure(seen, shift, read, threshold)
 
     @property
     def _whole(self) -> str:
@@ -250,11 +267,16 @@ class CertificationTarget:
     # ------------------------------------------------------------ measuring
 
     def _measure(
-        self, seen: VariantRun, shift: tuple[int, int], watch: float | None = None
+        self,
+        seen: VariantRun,
+        shift: tuple[int, int],
+        read: ReadLayers,
+        watch: float | None = None,
     ) -> _Measurement:
         """Residual of each layer, from one pass over an image and its shifted copy.
 
-        With a threshold to ``watch``, also the first of all modules whose residual is above it.
+        ``read`` tells how the outputs of all modules lie over the image. With a threshold to
+        ``watch``, also the first of all modules whose residual is above it.
         """
         residuals: dict[str, float] = {}
         strides = {layer.name: layer for layer in self.probed.layers}
@@ -268,15 +290,14 @@ class CertificationTarget:
         pair = torch.cat([self.images, torch.roll(self.images, shift, (2, 3))])
         with ExitStack() as stack:
             if watch is not None and seen.variant.torus:
-                outputs = self.everything.outputs
-                layers = {name: layer for name, layer, _ in outputs if layer}
+                layers = {name: layer for name, layer, _ in read.outputs if layer}
                 look = partial(self._look, seen, shift, watch, broken, ran, layers)
-                names = [name for name, _, _ in outputs]
+                names = [name for name, _, _ in read.outputs]
                 stack.enter_context(hooked(self.backbone.model, names, look))
             out = seen.run(self.backbone, stretch(pair, seen.margin), compare, seed=self.seed)
         if isinstance(out, Tensor) and seen.variant.torus and not seen.margin:
             size = self.probed.layers[0].image_size
-            whole, shape = self.everything.whole, tuple(out.shape)
+            whole, shape = read.whole, tuple(out.shape)
             layer = whole and reread(whole, self.backbone.model, shape, 2, size)
             if layer and max(layer.places) > 1 and whole_places(layer, shift):
                 compare(replace(layer, name="output"), layer.canonical(out, 2))
