@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from torch import nn
 
@@ -110,16 +112,23 @@ def lite() -> probe.Backbone:
 
 
 @pytest.fixture(scope="session")
-def result() -> probe.Result:
-    """A real run, smaller than the default one."""
-    return probe.run(
-        LITE,
-        weights=("pretrained", "random", "random:1"),
-        layers=["blocks.3", "blocks.5", "blocks.6"],
-        train_images=64,
-        test_images=32,
-        progress=False,
-    )
+def result(tmp_path_factory: pytest.TempPathFactory) -> probe.Result:
+    """A real run, smaller than the default one; one process runs it for all."""
+    kept = tmp_path_factory.getbasetemp().parent / "result.pickle"
+    with FileLock(f"{kept}.lock"):
+        if "PYTEST_XDIST_WORKER" in os.environ and kept.exists():
+            return pickle.loads(kept.read_bytes())
+        done = probe.run(
+            LITE,
+            weights=("pretrained", "random", "random:1"),
+            layers=["blocks.3", "blocks.5", "blocks.6"],
+            train_images=64,
+            test_images=32,
+            progress=False,
+        )
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            kept.write_bytes(pickle.dumps(done))
+    return done
 
 
 @pytest.fixture(scope="session")

@@ -148,6 +148,7 @@ def load_backbone(
                 'leave weights out (they are "given"), take "random", or pass a timm name'
             )
         network, origin = unwrapped(model), Origin("the module passed in")
+        _check_weights(network)
         if is_random(str(weights)):
             seed += int(str(weights).partition(":")[2] or 0)
             network = drawn_anew(network, seed)
@@ -190,6 +191,21 @@ def load_backbone(
         config=config,
         caution="; ".join(c for c in dict.fromkeys(cautions) if c),
     )
+
+
+def _check_weights(network: nn.Module) -> None:
+    """Refuse a module whose weights hold no numbers yet."""
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise ProbeError(
+                f"the module's {name} has no shape yet: call the module once on an image, from "
+                "which lazy layers learn theirs"
+            )
+        if tensor.is_meta:
+            raise ProbeError(
+                f"the module's {name} is on the meta device, which holds no numbers: call "
+                "to_empty(device=...) and load its weights"
+            )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import ProbeError, ProbeWarning, did_you_mean
@@ -69,7 +70,7 @@ def choose_layers(
             expression = glob(pattern)
             found = [n for n in modules if expression.fullmatch(n)]
         if not found:
-            raise ProbeError(_no_layer(pattern, modules, label))
+            raise ProbeError(_no_layer(model, pattern, modules, label))
         names.update(dict.fromkeys(found))
     return list(names), exact
 
@@ -211,7 +212,12 @@ def _blocks(model: nn.Module) -> list[str]:
     return found
 
 
-def _no_layer(pattern: str, modules: Mapping[str, nn.Module], label: str) -> str:
+def _no_layer(model: nn.Module, pattern: str, modules: Mapping[str, nn.Module], label: str) -> str:
+    if isinstance(model, torch.jit.ScriptModule):
+        return (
+            f"{label} is a TorchScript module, into which hooks can't see: build the network in "
+            "Python and load the weights of its state_dict()"
+        )
     if not modules:
         return f"no layer matches {pattern!r}: {label} has no submodules"
     shallow = [n for n in modules if n.count(".") <= 1]

@@ -147,7 +147,7 @@ def dry_run(
 
         try:
             with memory_explained(len(x)), hooked(model, names, receive):
-                output = entered(model, entry)(x.contiguous(memory_format=memory_format))
+                output = entered(model, entry)(x.clone(memory_format=memory_format))
             if "" not in dict(fired):
                 receive("", output)
             return fired, memory_format

@@ -36,7 +36,8 @@ class Layer:
         Of its feature map.
     layout : str
         How the module returns it, a letter for each axis: N images, C channels, H rows, W columns,
-        L tokens, T blocks of tokens; such as ``NCHW``, ``NHWC``, ``NLC``, ``LNC``, ``NTLC``.
+        L tokens, T blocks of tokens; such as ``NCHW``, ``NHWC``, ``NLC``, ``LNC``, ``NTLC``, and
+        ``NHW`` for a single channel without an axis of its own.
     prefix : int
         Tokens before those of the places, such as a class token.
     image_size : (int, int)
@@ -99,6 +100,9 @@ class Layer:
         assert x is not None  # the dry run saw one
         if self.layout == "NCHW":
             return x
+        if "C" not in self.layout:
+            x, letters = x.unsqueeze(-1), f"{self.layout}C"
+            return x.permute([letters.index(letter) for letter in "NCHW"])
         if "H" in self.layout:
             return x.permute([self.layout.index(letter) for letter in "NCHW"])
         return self.of_tokens(as_tokens(x, self.layout))

@@ -56,7 +56,7 @@ class ProbedLayers:
                 receive(layer, layer.canonical(output, len(x)))
 
         with hooked(model, by_name, take):
-            return entered(model, self.entry)(x.contiguous(memory_format=self.memory_format))
+            return entered(model, self.entry)(x.clone(memory_format=self.memory_format))
 
     def again(self, model: nn.Module, x: Tensor, label: str = "the model") -> ProbedLayers:
         """Learn by another dry run what the same layers are on other images, or run otherwise.

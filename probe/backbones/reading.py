@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv, instancenorm, pooling
 
 from .choice import core
+from .grids import MOST_EXTRA, block_order, grids, known_extra, near_grid, orders
 from .layer import Layer
 
 RECTANGLE = (0.36, 0.64)
@@ -35,9 +36,6 @@ WRONG = 0.75
 
 FEW_PLACES = 36
 """Places below which a reading is not refused for what was measured."""
-
-MOST_EXTRA = 16
-"""Tokens that stand for no place, at most, where neither network nor measurement tells."""
 
 _CHANNELS_FIRST = (
     conv._ConvNd,
@@ -77,7 +75,10 @@ def changed(images: Tensor) -> Tensor:
 
 
 def squared_changes(output: Tensor) -> dict[int, NDArray[np.float64]]:
-    """Squared change from the first to the second image, for each axis that may be channels."""
+    """Squared change from the first to the second image, for each axis that may be channels.
+
+    Of tensors of three axes under −1 also as it is, since these may be maps of one channel.
+    """
     axes = [axis for axis in (0, 1) if output.ndim > axis and output.shape[axis] == 2]
     if output.ndim not in (3, 4) or not axes or not output.is_floating_point():
         return {}
@@ -85,9 +86,9 @@ def squared_changes(output: Tensor) -> dict[int, NDArray[np.float64]]:
     change = (second.float() - first.float()).square()
     # Removing the images' axis moves the ones after it forward.
     numbers = [axis for axis in range(output.ndim) if axis != axes[0]]
-    return {
-        numbers[axis]: change.sum(axis).double().cpu().numpy() for axis in (0, len(numbers) - 1)
-    }
+    taken = {numbers[axis]: change.sum(axis) for axis in (0, len(numbers) - 1)}
+    taken |= {-1: change} if output.ndim == 3 else {}
+    return {axis: values.double().cpu().numpy() for axis, values in taken.items()}
 
 
 def image_axis(seen: Seen) -> tuple[int, str]:
@@ -141,6 +142,7 @@ def decide(
     agreements = [(c, _agreement(c, seen)) for c in candidates]
     if any(covers(c) and a >= CLEAR for c, a in agreements):  # others agree by chance
         agreements = [(c, a) for c, a in agreements if covers(c)]
+    agreements = [(c, a) for c, a in agreements if not _outdone(c, a, agreements, model)]
     best = max((a for _, a in agreements if not math.isnan(a)), default=math.nan)
     measured = [
         c
@@ -194,13 +196,15 @@ def readings(
     elif len(rest) == 2:
         ways = [("LC", rest[0], rest[1]), ("CL", rest[1], rest[0])]
         for letters, tokens, channels in ways[first : 1 if last else 2]:
-            for known, grid, prefix, suffix in _grids(layer.image_size, model, tokens):
+            for known, grid, prefix, suffix in grids(layer.image_size, model, tokens):
                 say = " and ".join(w for w in ((first or last) * kind, known) if w)
-                for words, order in _orders(model, grid, tokens):
+                for words, order in orders(model, grid, tokens):
                     reason = words or (say if known else why)
                     yield laid(
                         letters, channels, grid, reason, prefix=prefix, suffix=suffix, order=order
                     )
+        if not (first or last):
+            yield laid("HW", 1, rest, why)
     elif len(rest) == 3:
         ways4 = [("CHW", rest[0], rest[1:]), ("HWC", rest[2], rest[:2])]
         if getattr(core(model), "output_fmt", None) == "NHWC":
@@ -210,7 +214,7 @@ def readings(
         both = [laid(letters, c, grid, why) for letters, c, grid in ways4]
         yield from sorted(both, key=lambda c: not covers(c))
         if not first:
-            blocks = _blocks(rest[0], rest[1], layer.image_size)
+            blocks = block_order(rest[0], rest[1], layer.image_size)
             if blocks is not None:
                 yield laid("TLC", rest[2], blocks[0], "guess from the shape", order=blocks[1])
 
@@ -226,7 +230,7 @@ def reread(
     if "H" in size:
         grid = (size["H"], size["W"])
     elif "T" in size:
-        blocks = _blocks(size["T"], size["L"], image_size)
+        blocks = block_order(size["T"], size["L"], image_size)
         if blocks is None:
             return None
         grid, order = blocks
@@ -238,12 +242,12 @@ def reread(
             return None
         grid = fitting
         if order and not same:
-            order = next((o for _, o in _orders(model, grid, size["L"])), ())
+            order = next((o for _, o in orders(model, grid, size["L"])), ())
             if not order:
                 return None
     return replace(
         layer,
-        channels=size["C"],
+        channels=size.get("C", 1),
         height=grid[0],
         width=grid[1],
         order=order,
@@ -253,7 +257,8 @@ def reread(
 
 def describe(layer: Layer, model: nn.Module, shape: Shape) -> Layer | None:
     """Tell from a shape alone, images first, how a tensor lies over the image; None if it can't."""
-    return next((c for c in readings(layer, model, None, shape) if covers(c)), None)
+    found = (c for c in readings(layer, model, None, shape) if covers(c) and "C" in c.layout)
+    return next(found, None)
 
 
 def covers(layer: Layer) -> bool:
@@ -273,91 +278,21 @@ def _likely(layer: Layer, model: nn.Module) -> bool:
     return extra <= MOST_EXTRA or extra in known_extra(model)
 
 
-def near_grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns of a number of tokens laid out as the image is, to within a cell."""
-    if tokens < 1:
-        return None
-    height, width = image_size
-    rows = round(math.sqrt(tokens * height / width))
-    for h in (rows, rows - 1, rows + 1):
-        if h > 0 and tokens % h == 0:
-            w = tokens // h
-            if abs(h * width - w * height) <= max(width, height) and h <= height and w <= width:
-                return h, w
-    return None
+def _outdone(
+    layer: Layer, agreement: float, others: Sequence[tuple[Layer, float]], model: nn.Module
+) -> bool:
+    """Whether a reading with extra tokens that nothing tells of gives way to one without.
 
-
-def known_extra(model: nn.Module) -> dict[int, str]:
-    """Numbers of tokens that stand for no place, as the network tells them, with their source."""
-    extra: dict[int, str] = {}
-    for holder in (core(model), getattr(model, "config", None)):
-        for name, more in (
-            ("num_prefix_tokens", 0),
-            ("num_register_tokens", 1),
-            ("num_registers", 1),
-            ("n_storage_tokens", 1),
-        ):
-            count = getattr(holder, name, None)
-            if isinstance(count, int) and not isinstance(count, bool):
-                extra.setdefault(count + more, name)
-    return extra
-
-
-def _grids(
-    image_size: tuple[int, int], model: nn.Module, tokens: int
-) -> Iterator[tuple[str, tuple[int, int], int, int]]:
-    """Yield what tells, grid, and tokens before and after, likeliest first."""
-    height, width = image_size
-    known = known_extra(model)
-    exact: dict[int, tuple[int, int]] = {}
-    common = math.gcd(height, width)
-    for cells in range(1, common + 1):
-        grid = (height // common * cells, width // common * cells)
-        if grid[0] * grid[1] > tokens:
-            break
-        if grid[0] * grid[1] > 1:
-            exact[tokens - grid[0] * grid[1]] = grid
-    whole = {e: g for e, g in exact.items() if height % g[0] == 0 and width % g[1] == 0}
-    likely = [e for e in (*known, 0) if e in whole] + [e for e in (*known, 0) if e in exact]
-    near = [e for e in (*known, 0, 1, 2) if near_grid(tokens - e, image_size)]
-    others = [e for e in sorted(whole) if e <= MOST_EXTRA]
-    others += [e for e in sorted(exact) if e <= MOST_EXTRA and e not in whole]
-    for extra in dict.fromkeys([*likely, *others, *near, *sorted(whole)]):
-        grid_here = exact.get(extra) or near_grid(tokens - extra, image_size)
-        assert grid_here is not None
-        for prefix in dict.fromkeys((extra, 0, min(1, extra))):
-            says = known.get(extra, "") if prefix == extra else ""
-            yield says, grid_here, prefix, extra - prefix
-
-
-def _orders(
-    model: nn.Module, grid: tuple[int, int], tokens: int
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield in which orders tokens may stand: as the network puts them back, and row by row."""
-    reroll = getattr(core(model), "reroll", None)
-    schedule = getattr(reroll, "schedule", None)
-    if grid[0] * grid[1] == tokens and isinstance(schedule, Mapping) and callable(reroll):
-        numbers = torch.arange(tokens).view(1, tokens, 1)
-        for block, (_, size) in schedule.items():
-            if math.prod(size) == tokens:
-                order = reroll(numbers, block).flatten().tolist()
-                if order != sorted(order):
-                    yield "the network's reroll", tuple(order)
-                break
-    yield "", ()
-
-
-def _blocks(
-    count: int, tokens: int, image_size: tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, ...]] | None:
-    """Grid of square-cut blocks of tokens, and which token stands for each place."""
-    blocks, inside = near_grid(count, image_size), near_grid(tokens, image_size)
-    if blocks is None or inside is None:
-        return None
-    numbers = np.arange(count * tokens).reshape(*blocks, *inside)
-    grid = (blocks[0] * inside[0], blocks[1] * inside[1])
-    order = numbers.transpose(0, 2, 1, 3).ravel().tolist()
-    return grid, () if order == sorted(order) else tuple(order)
+    What attention hides, as under a causal mask, may agree a little better by chance.
+    """
+    usual = (0, *known_extra(model))
+    if layer.prefix + layer.suffix in usual:
+        return False
+    return any(
+        max(CLEAR, agreement - 0.1) <= a
+        for c, a in others
+        if c.prefix + c.suffix in usual and _whole_strides(c) and c.height > layer.height
+    )
 
 
 def _rectangle(size: tuple[int, int]) -> tuple[int, int]:
@@ -369,7 +304,7 @@ def _agreement(layer: Layer, seen: Seen) -> float:
 
     The area under the ROC curve; not a number if nothing changed or no place is on either side.
     """
-    change = seen.changes.get(layer.layout.index("C"))
+    change = seen.changes.get(layer.layout.find("C"))
     if change is None or layer.height * layer.width == 1:
         return math.nan
     if "H" in layer.layout:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .fills import source_index
@@ -61,18 +62,29 @@ def rewrite_conv3d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    # Over maps whose values are vectors (B, C, H, W, V), as lambda layers have them.
-    pads = (padding,) * 3 if isinstance(padding, int) else padding
+    # Over maps whose values are vectors (B, C, H, W, V), as lambda layers have them, and else over
+    # volumes (B, C, D, H, W), whose depth is no place.
+    pads = [(0, 0)] * 3
+    if padding == "same":
+        gaps = (dilation,) * 3 if isinstance(dilation, int) else dilation
+        totals = [gap * (n - 1) for gap, n in zip(gaps, weight.shape[-3:], strict=True)]
+        pads = [(total // 2, total - total // 2) for total in totals]
+    elif padding != "valid":
+        pads = [(p, p) for p in ((padding,) * 3 if isinstance(padding, int) else padding)]
+    first = 1 if any(pads[2]) else 0
+    borders = {first - 3: pads[first], first - 2: pads[first + 1]}
     site = None
-    if not isinstance(pads, str) and any(pads[:2]) and not pads[2]:
-        borders = {-3: (pads[0], pads[0]), -2: (pads[1], pads[1])}
-        kernel = (int(weight.shape[-3]), int(weight.shape[-2]))
-        strides = (stride,) * 3 if isinstance(stride, int) else stride
-        site = block.site("conv3d", borders, kernel, tuple(strides[:2]))
+    if any(map(any, borders.values())):
+        kernel = (int(weight.shape[first - 3]), int(weight.shape[first - 2]))
+        strides = (stride,) * 3 if isinstance(stride, int) else tuple(stride)
+        site = block.site("conv3d", borders, kernel, strides[first : first + 2])
         site.record(True, borders)
     if site is None or site.untouched:
         return func(input, weight, bias, stride, padding, dilation, groups)
-    return func(site.extend(input, site.widths(borders)), weight, bias, stride, 0, dilation, groups)
+    wide = site.extend(input, site.widths(borders))
+    if first:
+        wide = F.pad(wide, (0, 0, 0, 0, *pads[0]))
+    return func(wide, weight, bias, stride, 0, dilation, groups)
 
 
 def rewrite_conv_transpose2d(

@@ -20,24 +20,26 @@ _Passes = list[list[tuple[str, tuple[float, ...], float]]]
 
 
 def first_random(
-    model: nn.Module, run: Callable[[], Any], device: torch.device, layers: Sequence[str]
+    model: nn.Module, run: Callable[[Tensor], Any], x: Tensor, layers: Sequence[str]
 ) -> str | None:
-    """Run a network twice on the same batch; return the first module that differs, if one does.
+    """Run a network twice on a batch ``x``; return the first module that differs, if one does.
 
     At first ``layers`` and what the network returns are compared, and where these differ all
     modules. The one returned is the first to return something else, so that chance enters in it or
     in the code between it and the module before; ``(forward)`` stands for the network's own. The
     generators of random numbers are afterwards as they were.
     """
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        coarse = _first_apart(_two_passes(model, run, layers))
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        coarse = _first_apart(_two_passes(model, run, x, layers))
         if coarse is None:
             return None
         names = [name for name, module in model.named_modules() if name and takes_hooks(module)]
-        return _first_apart(_two_passes(model, run, names)) or coarse
+        return _first_apart(_two_passes(model, run, x, names)) or coarse
 
 
-def _two_passes(model: nn.Module, run: Callable[[], Any], names: Sequence[str]) -> _Passes:
+def _two_passes(
+    model: nn.Module, run: Callable[[Tensor], Any], x: Tensor, names: Sequence[str]
+) -> _Passes:
     passes: _Passes = []
     for _ in range(2):
         returned: list[tuple[str, tuple[float, ...], float]] = []
@@ -46,7 +48,7 @@ def _two_passes(model: nn.Module, run: Callable[[], Any], names: Sequence[str]) 
             into.append((name, *_digest(output)))
 
         with hooked(model, names, note):
-            note("(forward)", run())
+            note("(forward)", run(x.clone()))  # some write into their input
         passes.append(returned)
     return passes
 

@@ -102,8 +102,8 @@ class CertificationTarget:
             for seen in (self.single, self.backbone):
                 model, x = seen.model, seen.normalise(self.images)
                 with quietly(model):
-                    run = partial(entered(model, self.probed.entry), x)
-                    found = first_random(model, run, x.device, self._names)
+                    run = entered(model, self.probed.entry)
+                    found = first_random(model, run, x, self._names)
                 if found is None:
                     break
             self._random = (found,)
@@ -295,7 +295,8 @@ class CertificationTarget:
                 names = [name for name, _, _ in read.outputs]
                 stack.enter_context(hooked(self.backbone.model, names, look))
             out = seen.run(self.backbone, stretch(pair, seen.margin), compare, seed=self.seed)
-        if isinstance(out, Tensor) and seen.variant.torus and not seen.margin:
+        known = isinstance(out, Tensor) and out.is_floating_point()  # no classes
+        if known and seen.variant.torus and not seen.margin:
             size = self.probed.layers[0].image_size
             whole, shape = read.whole, tuple(out.shape)
             layer = whole and reread(whole, self.backbone.model, shape, 2, size)

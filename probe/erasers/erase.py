@@ -65,6 +65,11 @@ class Gathered:
     ) -> Eraser:
         """Make an eraser, see :func:`erase`."""
         seen, moments = self.layers[one_of(layer, self.layers, "layer")], self.moments[layer]
+        if "C" not in seen.layout:
+            raise ProbeError(
+                f"layer {layer!r} returns a map of one channel without an axis for it "
+                f"({seen.layout}), from which nothing can be erased; choose an earlier layer"
+            )
         lies = {"layout": seen.layout, "prefix": seen.prefix, "suffix": seen.suffix}
         layout: dict[str, Any] = lies | {"order": seen.order}
         names = list(read_targets(targets or self.record["targets"]))

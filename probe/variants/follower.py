@@ -27,7 +27,7 @@ from .kinds import (
     WINDOWS,
     Source,
 )
-from .layouts import Trait, place_dims, splits, tensors_in, turned, varies, whole_factor
+from .layouts import SPECTRUM, Trait, place_dims, splits, tensors_in, turned, varies, whole_factor
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Meeting:
 
     ``x`` is the one of the image, ``c`` the other, ``places`` the dimensions of c, counted from
     its last, along which places lie: two for logits of queries and keys. ``neutral`` is the number
-    in place of c that leaves x as it is; ``of_map`` whether x is a map, so that one dimension of
-    places alone are its rows or its columns.
+    in place of c that leaves x as it is; ``layout`` that of x where it is known.
     """
 
     source: Source
@@ -45,7 +44,12 @@ class Meeting:
     c: Tensor
     places: tuple[int, ...]
     neutral: float = 0.0
-    of_map: bool = False
+    layout: str = ""
+
+    @property
+    def of_map(self) -> bool:
+        """Whether x is a map: then one dimension of places alone is its rows or its columns."""
+        return self.layout in ("NCHW", "NHWC")
 
 
 Substitute = Callable[[Meeting], Tensor]
@@ -136,16 +140,7 @@ class Follower(TorchFunctionMode):
             items = [self._met(a, items, moving, plain, along) for a in items]
             args, kwargs = (items, *args[1:]), {k: v for k, v in kwargs.items() if k != "tensors"}
         elif func is F.scaled_dot_product_attention:
-            mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
-            if not isinstance(mask, Tensor) or mask in self._depends:
-                return args, kwargs
-            if varies(mask, (-2, -1), mask in self._origin):
-                neutral = float(mask.dtype == torch.bool)
-                mask = self._substituted(moving[0], mask, name, (-2, -1), neutral, RELATIVE)
-                args = (*args[:3], mask, *args[4:])
-                kwargs = {k: v for k, v in kwargs.items() if k != "attn_mask"}
-                if len(args) < 4:
-                    args, kwargs = args[:-1], {**kwargs, "attn_mask": mask}
+            return self._attention(args, kwargs, name, moving)
         elif plain in ("matmul", "bmm", "einsum", "__matmul__"):
             args = self._product(plain, args, moving)
         elif plain in ("linear", "conv1d") and self._depends[moving[0]].layout == "NCL":
@@ -157,6 +152,8 @@ class Follower(TorchFunctionMode):
             # One query for each place of a window, from the whole map, for all windows.
             if moving[0].ndim == 4 and moving[0].shape[2] > 1:
                 self._record(MIXING, name)
+        elif plain in ("grid_sample", "deform_conv2d"):  # at places given by their coordinates
+            self._record(RESAMPLING, name)
         elif func is Tensor.unfold and moving[0].ndim >= 4:
             self._record(WINDOWS, name)
         elif func is F.interpolate:
@@ -168,6 +165,25 @@ class Follower(TorchFunctionMode):
             cells = moving[0].shape[-2:]
             if any(s not in (None, 1) and n % s for s, n in zip(sides, cells, strict=True)):
                 self._record(RESAMPLING, name)
+        return args, kwargs
+
+    def _attention(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, moving: list[Tensor]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Look at what is added to the logits of fused attention, or hides keys from queries."""
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        mask = given.get("attn_mask")
+        if given.get("is_causal") and mask is None:  # each query sees the keys up to its own
+            queries, keys = given["query"].shape[-2], given["key"].shape[-2]
+            mask = torch.ones(queries, keys, dtype=torch.bool, device=given["query"].device).tril()
+        if not isinstance(mask, Tensor) or mask in self._depends:
+            return args, kwargs
+        if varies(mask, (-2, -1), mask in self._origin):
+            neutral = float(mask.dtype == torch.bool)
+            mask = self._substituted(moving[0], mask, name, (-2, -1), neutral, RELATIVE)
+            if self._substitute:
+                return (), given | {"attn_mask": mask, "is_causal": False}
         return args, kwargs
 
     def _product(self, plain: str, args: tuple[Any, ...], moving: list[Tensor]) -> tuple[Any, ...]:
@@ -239,8 +255,8 @@ class Follower(TorchFunctionMode):
         for part, kind in parts:
             source = self._record(kind, name, part)
             if self._substitute:
-                of_map = self._depends[x].layout in ("NCHW", "NHWC")
-                part = self._substitute(Meeting(source, x, part, places, neutral, of_map))
+                layout = self._depends[x].layout
+                part = self._substitute(Meeting(source, x, part, places, neutral, layout))
             changed = part if changed is None else changed + part
         assert changed is not None  # there is one part at least
         return changed if self._substitute else c
@@ -297,6 +313,9 @@ class Follower(TorchFunctionMode):
             return Trait(layout=old.layout if plain in ("chunk", "split") else "")
         if plain in _MAPS and out.ndim == 4:
             return Trait(layout="NCHW")
+        if plain.startswith("fft_") and not plain.endswith("shift"):
+            back = plain.startswith(("fft_i", "fft_hfft"))
+            return Trait(layout="" if back else SPECTRUM)
         if plain in ("matmul", "bmm", "einsum", "__matmul__", "baddbmm"):
             return Trait(product=len(moving) > 1)
         product = old.product and out.ndim >= 3 and plain not in ("linear", "conv2d")
@@ -315,7 +334,8 @@ class Follower(TorchFunctionMode):
         if plain in _TURNING and out.ndim == x.ndim == len(old.layout):
             return Trait(product, turned(x, out, old.layout), old.split)
         kept = out.ndim == x.ndim
-        return Trait(product, old.layout if kept else "", old.split and kept)
+        layout = old.layout if kept or old.layout == SPECTRUM else ""
+        return Trait(product, layout, old.split and kept)
 
     def _partitions(self, x: Tensor, out: Tensor) -> bool:
         """Whether windows of a map that was split become images or groups of their own."""
@@ -361,7 +381,7 @@ def _masks(c: Tensor) -> bool:
 def _neutral(name: str, place: int, args: tuple[Any, ...], depends: WeakIdKeyDictionary) -> float:
     """Return the number in place of an operand that leaves the image's tensor as it is."""
     if name == "where":
-        return float(place == 0 and isinstance(args[1], Tensor) and args[1] in depends)
+        return float(place == 0 and any(isinstance(a, Tensor) and a in depends for a in args[1:2]))
     return float("mul" in name or "div" in name)
 
 

@@ -14,11 +14,14 @@ class Trait:
     """What is known of a tensor that depends on the image."""
 
     product: bool = False  # of two such tensors: attention logits
-    layout: str = ""  # NCHW, NHWC, NLC or NCL, where known
+    layout: str = ""  # NCHW, NHWC, NLC, NCL or LNC, where known; or SPECTRUM
     split: bool = False  # a map whose rows and columns were each split in two
 
 
-_PLACES = {"NCHW": (2, 3), "NHWC": (1, 2), "NLC": (1,), "NCL": (2,)}
+SPECTRUM = "spectrum"
+"""Layout of a Fourier transform: what it is multiplied by is a convolution on the torus."""
+
+_PLACES = {"NCHW": (2, 3), "NHWC": (1, 2), "NLC": (1,), "NCL": (2,), "LNC": (0,)}
 """Dimensions of places by layout."""
 
 
@@ -55,10 +58,13 @@ def place_dims(
     (B, L, C) dimension 1 if c differs over them and over channels.
     """
     offset, n = x.ndim - c.ndim, x.ndim
-    if offset < 0 or n < 3:
+    if offset < 0 or n < 3 or layout == SPECTRUM:
         return ()
+    images = layout.index("N") if len(layout) == n else 0
     differs = {
-        d + offset for d in range(c.ndim) if d + offset and varies(c, (d - c.ndim,), trained)
+        d + offset
+        for d in range(c.ndim)
+        if d + offset != images and varies(c, (d - c.ndim,), trained)
     }
     if along is not None:
         along %= n
@@ -82,8 +88,7 @@ def place_dims(
 
 def turned(x: Tensor, out: Tensor, layout: str) -> str:
     """Layout of a tensor whose dimensions were put in another order, as its strides tell."""
-    turn = {"NCHW": "NHWC", "NHWC": "NCHW", "NCL": "NLC", "NLC": "NCL"}
-    for other in (layout, turn.get(layout, "")):
+    for other in (layout, *(known for known in _PLACES if sorted(known) == sorted(layout))):
         order = [layout.index(letter) for letter in other]
         seen = [(x.shape[d], x.stride(d)) for d in order]
         if seen == list(zip(out.shape, out.stride(), strict=True)):

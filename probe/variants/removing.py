@@ -73,6 +73,11 @@ class Removing:
         layer = self._described(shape)
         if layer is None or (c.ndim == x.ndim and c.shape[0] not in (1, x.shape[0])):
             return None
+        if meeting.layout not in ("", layer.layout):  # as many channels as rows
+            if not meeting.of_map:
+                return None
+            height, width, channels = (shape[meeting.layout.index(letter)] for letter in "HWC")
+            layer = Layer("", 1, channels, height, width, meeting.layout, 0, layer.image_size)
         c = c[:1] if c.ndim == x.ndim else c
         tokens = as_tokens(c.expand(shape), layer.layout).clone()
         last = tokens.shape[1] - layer.suffix

@@ -485,7 +485,7 @@ def test_calibrate_writes_its_table_and_goes_on(command, tmp_path):
 
 def test_attribute_writes_table_and_figure_and_a_section_into_the_report(command, tmp_path):
     small = ["--image-size", "64", "--weights", "random", "--no-progress", "--out", tmp_path]
-    counts = ["--train-images", "8", "--test-images", "16"]
+    counts = ["--train-images", "8", "--test-images", "16", "--targets", "vertical"]
     done = command("run", "test_resnet", *small, *counts)
     assert done.returncode == 0, done.stderr
     before = (tmp_path / "test_resnet" / "report.html").read_text()
@@ -513,7 +513,7 @@ def test_attribute_writes_table_and_figure_and_a_section_into_the_report(command
 
 
 def test_studies_are_written_resumed_and_on_the_ladder(command, tmp_path):
-    small = ["--quick", "--seeds", "1", "--no-progress", "--out", tmp_path]
+    small = ["--quick", "--seeds", "1", "--workers", "1", "--no-progress", "--out", tmp_path]
     words = ["instances", "--scenes", "twins", "--tasks", "instance", "--steps", "2", *small]
     done = command(*words, "--borders", "circular,zeros,coordconv")
     assert done.returncode == 0, done.stderr
@@ -527,7 +527,7 @@ def test_studies_are_written_resumed_and_on_the_ladder(command, tmp_path):
     now = {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
     assert len(now) == 4 and all(now[name] == time for name, time in kept.items())
     words = ["coordconv", "--tasks", "regression", "--splits", "quadrant", "--epochs", "0.004"]
-    done = command(*words, *small)
+    done = command(*words, "--paddings", "zeros", *small)
     assert done.returncode == 0, done.stderr
     assert "Regression, CoordConv: quadrant" in done.stdout
     counts = ["--train-images", "8", "--test-images", "8", "--image-size", "64"]

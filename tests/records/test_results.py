@@ -229,20 +229,21 @@ def test_no_result_is_explained(tmp_path):
         probe.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["run.json", "scores.parquet", "maps.npz"])
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b'{"certificates": []}'])
-def test_damaged_results_are_explained_and_left_out_of_the_index(
-    tiny, tiny_options, tmp_path, name, content
-):
+def test_damaged_results_are_explained_and_left_out_of_the_index(tiny, tiny_options, tmp_path):
     got = probe.run(tiny, **{**tiny_options, "layers": ["stages.0"]})
     got.save(tmp_path / "good", report=True)
-    got.save(tmp_path / "bad", report=True)
-    (tmp_path / "bad" / name).write_bytes(content)
-    with pytest.raises(probe.ProbeError, match="can't be read"):
-        probe.load(tmp_path / "bad")
-    text = write_index(tmp_path).read_text()
-    assert "good/report.html" in text
-    assert "bad is left out" in text
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "good").iterdir()}
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for name in ("run.json", "scores.parquet", "maps.npz"):
+        for content in (b"", b"PK\x03\x04", b'{"certificates": []}'):
+            for other, data in whole.items():
+                (bad / other).write_bytes(content if other == name else data)
+            with pytest.raises(probe.ProbeError, match="can't be read"):
+                probe.load(bad)
+            text = write_index(tmp_path).read_text()
+            assert "good/report.html" in text
+            assert "bad is left out" in text
 
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):

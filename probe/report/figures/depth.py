@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -216,21 +215,18 @@ def draw_line(
     thin = len(family_members(conditions, condition[0])) > 1
     places, low, high = (rows[name].to_numpy(float) for name in (x, "low", "high"))
     axes.fill_between(places, low, high, color=colour, alpha=0.08 if thin else 0.18, linewidth=0)
-    sns.lineplot(
-        rows,
-        x=x,
-        y=y,
-        ax=axes,
+    known = rows.dropna(subset=[x, y])
+    axes.plot(
+        known[x],
+        known[y],
         color=colour,
         linestyle=dashes,
         linewidth=0.8 if thin else 1.5,
         marker=marker,
         markersize=(3 if thin else 4.5) if marked else 0,
         markeredgewidth=0,
-        errorbar=None,
-        legend=False,
+        label=named if condition in leading(conditions) else "_",
     )
-    axes.lines[-1].set_label(named if condition in leading(conditions) else "_")
 
 
 def draw_chance(conditions: Sequence[Condition], rows: pd.DataFrame, x: str, axes: Axes) -> None:
