@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ class Taken:
         Names of the others in the same place.
     matched : int
         How many of the network's tensors are among them.
+    rather_than : tuple of str
+        Other places in the file with as many.
     """
 
     state: State
@@ -80,11 +82,14 @@ class Taken:
     prefix: str
     outside: tuple[str, ...]
     matched: int
+    rather_than: tuple[str, ...] = ()
 
     @property
     def words(self) -> list[str]:
         """Where the tensors were, and what was left, for provenance."""
         words = [f"its {self.state.where}"] if self.state.where else []
+        if words and self.rather_than:
+            words[0] += f" rather than {some(self.rather_than)}"
         if self.state.converted:
             words.append(self.state.converted)
         if self.prefix:
@@ -112,6 +117,8 @@ def read_states(path: Path) -> list[State]:
             f"a key such as {', '.join(_WRAPPERS)}"
         )
     states = list(_states(content))
+    if any(tensor.is_meta for state in states for tensor in state.tensors.values()):
+        raise ProbeError(f"{path} holds tensors of the meta device, which have no numbers")
     if not states:
         raise ProbeError(f"{path} holds no tensors; expected a state_dict")
     return states
@@ -132,8 +139,10 @@ def take(states: Iterable[State], names: Sequence[str]) -> Taken:
     names : sequence of str
         Of the network's tensors that matter.
     """
-    ways = (_after(state, prefix, names) for state in states for prefix in _before(state, names))
-    return max(ways, key=lambda way: way.matched)
+    ways = [_after(state, prefix, names) for state in states for prefix in _before(state, names)]
+    best = max(ways, key=lambda way: way.matched)
+    like = [w.state.where for w in ways if w.state is not best.state and w.matched == best.matched]
+    return replace(best, rather_than=tuple(dict.fromkeys(like))) if best.matched else best
 
 
 def groups(keys: Iterable[str], prefix: str = "") -> list[str]:
@@ -197,6 +206,8 @@ def _states(content: Mapping[Any, Any], way: tuple[str, ...] = ()) -> Iterator[S
     if tensors:
         quantised = tuple(k for k, v in tensors.items() if v.is_quantized)
         tensors |= {k: tensors[k].dequantize() for k in quantised}
+        sparse = (k for k, v in tensors.items() if v.layout != torch.strided)
+        tensors |= {k: tensors[k].to_dense() for k in sparse}
         yield State(".".join(way), tensors, quantised)
 
 

@@ -109,7 +109,17 @@ def test_timms_training_script(tmp_path, trained):
     }
     backbone = probe.load_backbone(NAME, saved(tmp_path, content), device="cpu")
     assert backbone.sha256 == fingerprint(trained)
-    assert backbone.source == "file best.pth, its state_dict_ema"
+    assert backbone.source == "file best.pth, its state_dict_ema rather than state_dict"
+
+
+def test_tensors_of_no_numbers_are_refused_and_sparse_ones_are_read(tmp_path, trained):
+    state = trained.state_dict()
+    sparse = {k: v.to_sparse() if v.ndim == 2 else v for k, v in state.items()}
+    backbone = probe.load_backbone(NAME, saved(tmp_path, sparse), device="cpu")
+    assert backbone.sha256 == fingerprint(trained)
+    meta = {k: v.to("meta") for k, v in state.items()}
+    with pytest.raises(probe.ProbeError, match="have no numbers"):
+        probe.load_backbone(NAME, saved(tmp_path, meta), device="cpu")
 
 
 def test_dino_and_moco_and_lightning(tmp_path, trained):
@@ -136,7 +146,11 @@ def test_dino_and_moco_and_lightning(tmp_path, trained):
     compiled = {"ema": prefixed("_orig_mod.module.net.", state), "net": other(state)}
     wrapped = {"model": {"module": prefixed("net.", state)}}
     for content, source in (
-        (dino, "its teacher, names after 'backbone.', leaving out head, without its head"),
+        (
+            dino,
+            "its teacher rather than student, names after 'backbone.', leaving out head, "
+            "without its head",
+        ),
         (
             moco,
             "its state_dict, names after 'module.encoder_q.', leaving out module.encoder_k, "
@@ -147,7 +161,7 @@ def test_dino_and_moco_and_lightning(tmp_path, trained):
             "its state_dict, names after 'model.backbone.', leaving out model.head, "
             "without its head",
         ),
-        (compiled, "its ema, names after '_orig_mod.module.net.'"),
+        (compiled, "its ema rather than net, names after '_orig_mod.module.net.'"),
         (wrapped, "its model.module, names after 'net.'"),
         (state | head, "leaving out its head"),
     ):
