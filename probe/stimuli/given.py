@@ -42,6 +42,7 @@ class Given(Stimuli):
         test_images: int = 64,
         image_size: tuple[int, int] | None = None,
     ) -> None:
+        images = images.detach()
         if images.ndim != 4 or images.shape[3] <= 4 < images.shape[1]:
             raise ProbeError(
                 f"stimuli: expected a tensor (N, C, H, W), got shape {tuple(images.shape)}"
@@ -78,7 +79,7 @@ class Given(Stimuli):
             )
         self.channels = int(images.shape[1])
         self.margin = around[0] // 2
-        self._images = images.detach()
+        self._images = images
         self._start = {"train": 0, "test": train_images, "certificate": 0}
         self.scenes = max(test_images, 1)
         fitted, tested = self._images[:train_images], self._images[train_images:needed]

@@ -73,9 +73,10 @@ def _open(
             )
         return stimuli
     if not isinstance(stimuli, str | Path) or not str(stimuli).strip():
+        got = repr(stimuli) if isinstance(stimuli, str) else f"a {type(stimuli).__name__}"
         raise ProbeError(
             f"stimuli: expected one of {', '.join(STIMULI)}, a folder of photographs or a tensor "
-            f"(N, C, H, W), got {stimuli!r}"
+            f"(N, C, H, W), got {got}"
         )
     if str(stimuli) in STIMULI:
         return STIMULI[str(stimuli)](image_size, seed)

@@ -143,15 +143,18 @@ class Photos(Stimuli):
                 f"{self._copies} of {len(self.files['test'])} test photographs in {self.name} are "
                 "copies of training ones"
             )
-        if self.margin and self._enlarged:
+        if self._enlarged:
+            height, width = self.image_size
+            size = f"their margin of {self.margin} pixels" if self.margin else ""
+            size = f"images with {size}" if size else f"the images of {height} × {width} pixels"
             sentences.append(
-                f"{len(self._enlarged)} photographs in {self.name} are smaller than images with "
-                f"their margin of {self.margin} pixels and were enlarged"
+                f"photographs in {self.name} that are smaller than {size} were enlarged: "
+                f"{len(self._enlarged)}"
             )
         if self._transparent:
             sentences.append(
-                f"{len(self._transparent)} pictures in {self.name} are transparent in places, "
-                "which show the mean colour of the rest"
+                f"pictures in {self.name} that are transparent in places show the mean colour of "
+                f"the rest there: {len(self._transparent)}"
             )
         if self.skipped:
             names = ", ".join(self.skipped[:5]) + (", …" if len(self.skipped) > 5 else "")
@@ -173,8 +176,9 @@ class Photos(Stimuli):
         path, photo = self._shown(split, index)
         rng = self.rng(split, index)
         height, width = canvas.shape[:2]
-        scale = min(photo.width / width, photo.height / height) * rng.uniform(0.5, 1)
-        if scale < 1:
+        whole = min(photo.width / width, photo.height / height)
+        scale = whole * rng.uniform(0.5, 1)
+        if (scale if self.margin else whole) < 1:
             self._enlarged.add(path)
         crop_w, crop_h = width * scale, height * scale
         left = rng.uniform(0, photo.width - crop_w)

@@ -266,3 +266,14 @@ def test_folders_whose_names_are_not_utf8_have_a_name_that_can_be_written(tmp_pa
     source = Photos(folder, (32, 32), 0, train_images=2, test_images=2)
     assert source.name == f"{tmp_path}/\ufffd"
     assert source.batch("train", 0, 2).shape == (2, 3, 32, 32)
+
+
+def test_photographs_that_were_enlarged_are_said(tmp_path):
+    for number, size in enumerate([(40, 30), (200, 150), (200, 150)]):
+        Image.new("RGB", size, (number, 9, 9)).save(tmp_path / f"{number}.png")
+    photos = Photos(tmp_path, (64, 64), train_images=2, test_images=1)
+    for split in ("train", "test"):
+        for index in range(3):
+            photos.batch(split, index, index + 1)
+    (said,) = [s for s in photos.cautions if "enlarged" in s]
+    assert said.endswith("smaller than the images of 64 × 64 pixels were enlarged: 1")
