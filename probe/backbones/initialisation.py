@@ -168,10 +168,13 @@ def initialised(how: str, model: nn.Module, seed: int) -> Origin:
     if not opened:
         return Origin(f"{how}, seed {seed}")
     few = ", ".join(opened[:2]) + ", …" * (len(opened) > 2)
+    closed, begin = "branches or tables", "scales and tables that start at about 0 were"
+    if len(opened) == 1:
+        closed, begin = "branch or table", "scale or table that starts at about 0 was"
     return Origin(
-        f"{how}, seed {seed}, with {len(opened)} closed branches or tables opened ({few})",
+        f"{how}, seed {seed}, with {len(opened)} closed {closed} opened ({few})",
         f"random weights are no control where an initialisation closes branches: {len(opened)} "
-        f"scales and tables that start at about 0 were opened ({few})",
+        f"{begin} opened ({few})",
     )
 
 

@@ -85,3 +85,16 @@ def test_what_can_not_be_measured_is_said():
         probe.consistency("test_resnet", "random", shifts=[40], **K)
     with pytest.raises(ProbeError, match="expected one, got"):
         probe.consistency("test_resnet", "random", variants=["circular", "original"], **K)
+
+
+def test_chance_is_not_taken_for_a_shift():
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+
+        def forward(self, x):
+            return self.last(nn.functional.dropout(self.first(x), 0.2, True))
+
+    with pytest.raises(probe.ProbeError, match=r"not deterministic in eval mode.* from last on"):
+        probe.consistency(Noisy(), layers="convs", image_size=32, progress=False)

@@ -32,7 +32,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...backbones.forwarding import entered
 from ...backbones.layer import Layer
+from ...certificates.determinism import first_random
 from ...errors import ProbeError, whole_number
 from ...files import json_bytes, reading, write_files
 from ...report.figures.consistency import plot_consistency
@@ -47,6 +49,10 @@ COLUMNS = ["layer", "depth", "stride", "shift", "metric", "value", "low", "high"
 
 POOLED, TOP = "pooled", "top class"
 """What stands for a layer where the features are pooled, and where the network has a head."""
+
+
+_CHANCE = 1e-3
+"""Difference of two passes over the same images, by what it could be, that is no rounding."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +172,8 @@ def consistency(
     Raises
     ------
     ProbeError
-        If the layers have a stride of 1, several variants are asked for, or as
-        :func:`probe.run`.
+        If the layers have a stride of 1, several variants are asked for, the network is not
+        deterministic in eval mode, or as :func:`probe.run`.
 
     Examples
     --------
@@ -192,6 +198,7 @@ def consistency(
             raise ProbeError(
                 f"shifts: expected pixels below the image's {min(setup.size)}, got {moves}"
             )
+        _check_deterministic(setup)
         condition = setup.condition(setup.job(), setup.first, setup.variants[0])
         rows = _measure(setup, condition.view, images, moves)
         provenance = {
@@ -202,6 +209,19 @@ def consistency(
             "shifts": moves,
         }
     return Consistency(rows, provenance)
+
+
+def _check_deterministic(setup: Opened) -> None:
+    """Refuse a network in which chance would be taken for an image that moved."""
+    first, names = setup.first, [layer.name for layer in setup.probed.layers]
+    run, x = entered(first.model, setup.probed.entry), first.normalise(setup.leaves[:1])
+    found = first_random(first.model, run, x, names, _CHANCE)
+    if found is not None:
+        raise ProbeError(
+            f"{first.name} is not deterministic in eval mode: two passes over the same images "
+            f"differ from {found} on, which can't be told from a shift; switch its noise or "
+            "dropout off"
+        )
 
 
 def _measure(setup: Opened, view: VariantRun, images: int, moves: Sequence[int]) -> pd.DataFrame:
