@@ -143,7 +143,7 @@ def test_a_transformer_keeps_its_prefix_tokens():
         model = timm.create_model("vit_tiny_patch16_224", **size).eval()
         nn.init.normal_(model.pos_embed, std=0.5)
     erasers = {
-        how: probe.erase(model, ["blocks.1"], how=how, train_images=4096, **SMALL)["blocks.1"]
+        how: probe.erase(model, ["blocks.1"], how=how, train_images=1024, **SMALL)["blocks.1"]
         for how in ("mean", "project")
     }
     x = torch.rand(2, 3, 64, 64)
@@ -159,7 +159,12 @@ def test_a_transformer_keeps_its_prefix_tokens():
             cleaned = model.blocks(model._pos_embed(model.patch_embed(x)))
         assert torch.equal(cleaned[:, :1], seen[:, :1])
         assert not torch.allclose(cleaned[:, 1:], seen[:, 1:], atol=1e-3)
-        assert np.abs(spc(eraser.attach(model), "blocks.1", laid_out)).max() <= 0.1, how
+        # On 16 places ranks move by chance; the share of variance that is read does not.
+        images = {"train_images": 256, "test_images": 64, **SMALL}
+        clean = eraser.attach(model)
+        run = probe.run(clean, layers=["blocks.1"], variants="original", **images)
+        left = run.table.query("layer == 'blocks.1' and metric == 'r2'")["value"]
+        assert len(left) == 5 and left.abs().max() <= 0.01, how
         maps = seen[:, 1:].transpose(1, 2).reshape(2, 24, 4, 4)
         assert torch.allclose(eraser(maps).flatten(2).transpose(1, 2), cleaned[:, 1:], atol=1e-5)
 
