@@ -13,14 +13,13 @@ original, and has that network's sources.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ..backbones.forwarding import entered
 from ..borders.mode import padding
@@ -32,23 +31,6 @@ COLUMNS = [
     *("kind", "module", "function", "parameter", "kernel", "stride", "pad", "consumed", "even"),
     "calls",
 ]
-
-
-class double_precision(TorchFunctionMode):
-    """Keep a network that was converted to float64 from going back to float32 on the way."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is Tensor.float:
-            return args[0].double()
-        args = tuple(torch.float64 if a is torch.float32 else a for a in args)
-        kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
-        return func(*args, **kwargs)
 
 
 def take_inventory(model: nn.Module, x: Tensor, entry: str = "forward") -> pd.DataFrame:

@@ -22,7 +22,8 @@ from ..backbones.probed import ProbedLayers, evaluating, probe_layers
 from ..errors import ProbeError
 from ..stimuli.leaves import Leaves
 from ..variants.canvas import exact_copy
-from .target import CertificationTarget, quietly
+from .precision import quietly
+from .target import CertificationTarget
 
 NORM_SCALE = 0.3
 """Scale of batch normalisations in networks built for certifying."""
@@ -103,7 +104,7 @@ def _find_layers(
                     probed = layers.again(candidate.model, x, backbone.name)
                 else:
                     probed = probe_layers(candidate.model, layers, x, backbone.name)
-                others = partial(_other_sizes, candidate, probed, size, seed, build)
+                others = partial(_other_sizes, backbone, probed, size, seed, build)
                 return CertificationTarget(candidate, backbone, probed, images, seed, others)
             except ProbeError as error:
                 failure = failure or error

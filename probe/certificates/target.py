@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backbones.backbone import Backbone
 from ..backbones.choice import total_stride
 from ..backbones.dryrun import ReadLayers, read_layers
 from ..backbones.forwarding import entered
-from ..backbones.hooks import evaluating, hooked, takes_hooks
+from ..backbones.hooks import hooked, takes_hooks
 from ..backbones.initialisation import silence, silent_scales
 from ..backbones.layer import Layer, first_tensor
 from ..backbones.probed import ProbedLayers
 from ..backbones.reading import reread
-from ..errors import ProbeError, ProbeWarning
+from ..errors import ProbeError
 from ..stimuli.source import stretch
 from ..variants.canvas import find_margin, padding_leakage
 from ..variants.kinds import PADDING, RESAMPLING, WINDOWS
@@ -39,7 +38,8 @@ from .certificate import (
     kinds,
 )
 from .determinism import first_random
-from .inventory import double_precision, take_inventory
+from .inventory import take_inventory
+from .precision import quietly
 from .shifts import residual_of, smallest_shift, whole_places
 
 
@@ -64,7 +64,8 @@ class CertificationTarget:
     fixed: bool = False
     _plain: _Measurement | None = None
     _inventory: pd.DataFrame | None = None
-    _read: ReadLayers | None = None
+    _everything: ReadLayers | None = None
+    _output: tuple[Layer | None] | None = None
     _random: tuple[str | None] | None = None
 
     @property
@@ -79,13 +80,23 @@ class CertificationTarget:
     @property
     def everything(self) -> ReadLayers:
         """How the outputs of all modules lie over the image."""
-        if self._read is None:
-            model = self.single.model
-            names = [name for name, m in model.named_modules() if name and takes_hooks(m)]
-            x = self.single.normalise(self.images)
-            with quietly(model):
-                self._read = read_layers(model, names, x, self.single.name, self._names, why=False)
-        return self._read
+        if self._everything is None:
+            modules = self.single.model.named_modules()
+            self._everything = self._read([n for n, m in modules if n and takes_hooks(m)])
+        return self._everything
+
+    @property
+    def output(self) -> Layer | None:
+        """How what the network returns lies over the image, if that is a map."""
+        if self._output is None:
+            self._output = (self._read(self._names).whole,)
+        return self._output[0]
+
+    def _read(self, names: Sequence[str]) -> ReadLayers:
+        single = self.single
+        with quietly(single.model):
+            x = single.normalise(self.images)
+            return read_layers(single.model, names, x, single.name, self._names, why=False)
 
     @property
     def _names(self) -> list[str]:
@@ -124,18 +135,25 @@ class CertificationTarget:
 
         Where no shift fits images of this size, or a break can't be explained, others are tried.
         """
-        measured = self._certify(variant, margin)
         helps = variant.torus and not variant.canvas and self.random is None
         helps = helps and (self.windowed or not self.fixed)
-        if measured.passed or not helps or beside_padding(measured.sources) or not self.others:
+        helps = helps and not beside_padding(self._remaining(variant))
+        if not helps or not self.others:
+            return self._certify(variant, margin)
+        measured = self._certify(variant, margin, explained=False)
+        if measured.passed:
             return measured
         size = self.probed.layers[0].image_size
         layers = [n for layer in self.probed.layers for n in (layer.height, layer.width)]
         steps = [pixels // cells for pixels, cells in zip(size * len(layers), layers, strict=False)]
-        again = (other._certify(variant, margin) for other in self.others(math.lcm(*steps)))
-        return next((other for other in again if other.passed), measured)
+        for other in self.others(math.lcm(*steps)):
+            measured = other._certify(variant, margin, explained=False)
+            if measured.passed:
+                return measured
+        return self._certify(variant, margin)
 
-    def _certify(self, variant: Variant, margin: int | None) -> Certificate:
+    def _certify(self, variant: Variant, margin: int | None, explained: bool = True) -> Certificate:
+        """Measure on images of this size; where it fails, say where if it is to be explained."""
         size = self.probed.layers[0].image_size
         precision = str(self.backbone.dtype).removeprefix("torch.")
         threshold = THRESHOLD if precision == "float64" else SINGLE_THRESHOLD
@@ -150,7 +168,9 @@ class CertificationTarget:
             )
             return replace(blank, reason=reason, first_break=self.random)
         stride = total_stride(self.backbone.model)
-        read = self.everything  # in single precision, so before double precision is on
+        own = variant.name == "original"
+        output = self.output  # what is read in single precision comes before double precision is on
+        read = self.everything if own and explained else None
         with quietly(self.backbone.model):
             if variant.canvas and margin is None:
                 margin, _ = find_margin(self.backbone, self.probed, stride)
@@ -167,12 +187,15 @@ class CertificationTarget:
                 return replace(blank, reason=fault + more)
             leakage = padding_leakage(self.backbone, seen, self.images) if variant.canvas else None
             plain = VariantRun(parse_variant("original"), self.probed, self.probed.layers)
-            if variant.name == "original" or self._plain is None or self._plain.shift != shift:
-                watch = threshold if variant.name == "original" else None
-                self._plain = self._measure(plain, shift, read, watch)
+            if own or self._plain is None or self._plain.shift != shift:
+                self._plain = self._measure(plain, shift, output, read, threshold)
             measured = self._plain
-            if variant.name != "original":
-                measured = self._measure_closely(seen, shift, read, threshold, remaining)
+            if not own:
+                measured = self._measure_closely(seen, shift, output, threshold, remaining)
+        if explained and not own and not measured.residual <= threshold:
+            read = self.everything
+            with quietly(self.backbone.model):
+                measured = self._measure(seen, measured.shift, output, read, threshold)
         blank = replace(blank, contrast=self._plain.residual, contact=leakage, margin=seen.margin)
         values = vars(measured).copy()
         before = values.pop("before")
@@ -232,12 +255,12 @@ class CertificationTarget:
         self,
         seen: VariantRun,
         shift: tuple[int, int],
-        read: ReadLayers,
+        output: Layer | None,
         threshold: float,
         remaining: Sequence[str],
     ) -> _Measurement:
-        """Measure; where it fails, with another shift if that may do, and module by module."""
-        measured = self._measure(seen, shift, read)
+        """Measure; where it fails, with another shift if that may do."""
+        measured = self._measure(seen, shift, output)
         if measured.residual <= threshold:
             return measured
         sides = list(zip(self.probed.layers[0].image_size, shift, strict=True))
@@ -246,10 +269,10 @@ class CertificationTarget:
         for factor in range(2, most) if not remaining else ():
             wider = (factor * shift[0], factor * shift[1])
             if all(n % (factor * step) == 0 < n - factor * step for n, step in sides):
-                again = self._measure(seen, wider, read)
+                again = self._measure(seen, wider, output)
                 if again.residual <= threshold:
                     return again
-        return self._measure(seen, shift, read, threshold)
+        return measured
 
     @property
     def _whole(self) -> str:
@@ -270,13 +293,14 @@ class CertificationTarget:
         self,
         seen: VariantRun,
         shift: tuple[int, int],
-        read: ReadLayers,
-        watch: float | None = None,
+        whole: Layer | None,
+        read: ReadLayers | None = None,
+        threshold: float = 0.0,
     ) -> _Measurement:
         """Residual of each layer, from one pass over an image and its shifted copy.
 
-        ``read`` tells how the outputs of all modules lie over the image. With a threshold to
-        ``watch``, also the first of all modules whose residual is above it.
+        ``whole`` tells how what the network returns lies over the image; with ``read``, which
+        tells that of all modules, also the first of these whose residual is above the threshold.
         """
         residuals: dict[str, float] = {}
         strides = {layer.name: layer for layer in self.probed.layers}
@@ -289,17 +313,16 @@ class CertificationTarget:
         ran: list[str] = []
         pair = torch.cat([self.images, torch.roll(self.images, shift, (2, 3))])
         with ExitStack() as stack:
-            if watch is not None and seen.variant.torus:
+            if read is not None and seen.variant.torus:
                 layers = {name: layer for name, layer, _ in read.outputs if layer}
-                look = partial(self._look, seen, shift, watch, broken, ran, layers)
+                look = partial(self._look, seen, shift, threshold, broken, ran, layers)
                 names = [name for name, _, _ in read.outputs]
                 stack.enter_context(hooked(self.backbone.model, names, look))
             out = seen.run(self.backbone, stretch(pair, seen.margin), compare, seed=self.seed)
         known = isinstance(out, Tensor) and out.is_floating_point()  # no classes
         if known and seen.variant.torus and not seen.margin:
             size = self.probed.layers[0].image_size
-            whole, shape = read.whole, tuple(out.shape)
-            layer = whole and reread(whole, self.backbone.model, shape, 2, size)
+            layer = whole and reread(whole, self.backbone.model, tuple(out.shape), 2, size)
             if layer and max(layer.places) > 1 and whole_places(layer, shift):
                 compare(replace(layer, name="output"), layer.canonical(out, 2))
             if layer and layer.prefix + layer.suffix and layer.layout == "NLC":
@@ -373,15 +396,3 @@ def _causes(sources: Sequence[str], before: Sequence[str], first: str, whole: st
     possible.update(first[:end] for end, letter in enumerate(first) if letter == ".")
     causes = [source for source in sources if source.partition(": ")[2] in possible]
     return causes if before and causes else list(sources)
-
-
-@contextmanager
-def quietly(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, no cautions; a network in float64 stays in it."""
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(model))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore", ProbeWarning)
-        if any(p.dtype == torch.float64 for p in model.parameters()):
-            stack.enter_context(double_precision())
-        yield
